@@ -1,0 +1,36 @@
+"""Is it alive, is it ready, what are its figures. Each answer is made from memory: safe to ask every second."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+router = APIRouter(tags=["health"])
+metrics_router = APIRouter(tags=["metrics"])
+
+
+@router.get("/health", summary="Status for operators")
+@router.get("/healthz", include_in_schema=False)
+@router.get("/livez", include_in_schema=False)
+async def health(request: Request) -> dict[str, Any]:
+    """200 while this process works, whatever the engines do; the body says what they do."""
+    status: dict[str, Any] = request.app.state.gateway.status()
+    return status
+
+
+@router.get("/health/ready", summary="Whether requests would be served")
+@router.get("/ready", include_in_schema=False)
+@router.get("/readyz", include_in_schema=False)
+async def ready(request: Request) -> JSONResponse:
+    """200 once an engine has generated a token; 503 before, while none is ready, and while draining."""
+    is_ready, why = request.app.state.gateway.readiness()
+    if is_ready:
+        return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "not ready", "reason": why}, 503, {"retry-after": "2"})
+
+
+@metrics_router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """All metrics in Prometheus's text format."""
+    return Response(generate_latest(request.app.state.gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)

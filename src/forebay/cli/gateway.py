@@ -1,0 +1,21 @@
+"""`forebay gateway`: the data plane alone, over engines that run elsewhere."""
+
+from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
+from forebay.cli.run import run_gateway
+from forebay.config.settings import Settings
+from forebay.gateway.build import remote_replicas
+
+
+@with_settings_options("gateway")
+def gateway(settings: Settings) -> None:
+    """Serve the models of running vLLM engines:
+
+    forebay gateway --upstream http://127.0.0.1:8001 --upstream http://127.0.0.1:8002 --port 8000
+    """
+    if not settings.upstream:
+        fail("upstream: name at least one engine, as --upstream http://host:port", EXIT_USAGE)
+    try:
+        replicas = remote_replicas(settings)
+    except (ValueError, OSError) as wrong:
+        fail(f"upstream: {wrong}", EXIT_USAGE)
+    run_gateway(settings, replicas)

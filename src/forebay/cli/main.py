@@ -1,0 +1,31 @@
+"""`forebay`: parse, call, print."""
+
+import typer
+
+from forebay import __version__
+from forebay.cli.gateway import gateway
+from forebay.cli.serve import serve
+
+app = typer.Typer(
+    name="forebay",
+    help="The production service in front of vLLM: one secured, fair, observable OpenAI-compatible endpoint.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="serve")(serve)
+app.command(name="gateway")(gateway)
+
+
+@app.callback(invoke_without_command=True)
+def about(version: bool = typer.Option(False, "--version", help="Show the version.", is_eager=True)) -> None:
+    """The production service in front of vLLM."""
+    if version:
+        typer.echo(f"forebay {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The console script."""
+    app()

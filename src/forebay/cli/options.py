@@ -1,0 +1,97 @@
+"""Command-line options made from the settings' fields, so that none is typed twice."""
+
+import inspect
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from forebay.config.settings import Settings
+from forebay.config.sources import SettingsError, environment_names, load_settings, parse_text
+
+EXIT_USAGE = 2
+
+
+def with_settings_options(role: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every setting of its role, and call it with the loaded `settings`.
+
+    The command's own parameters stay; `settings` must be one of them. Wrong settings end the process with exit
+    status 2 and a line for each.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+        fields = {name: field for name, field in Settings.model_fields.items() if role in roles_of(field)}
+
+        def run(**values: Any) -> None:
+            file = values.pop("config")
+            flags = {name: _from_flag(fields[name], values.pop(name)) for name in fields}
+            flags |= {name: value for name, value in values.items() if name in Settings.model_fields}
+            try:
+                settings, _ = load_settings(flags, file=file)
+            except SettingsError as wrong:
+                fail(str(wrong), EXIT_USAGE)
+            rest = {name: value for name, value in values.items() if name not in Settings.model_fields}
+            command(settings=settings, **rest)
+
+        run.__doc__ = command.__doc__
+        run.__name__ = command.__name__
+        config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (./forebay.toml).")]
+        parameters = [*own, _parameter("config", config), *(_option(n, f) for n, f in fields.items())]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def fail(message: str, status: int = 1) -> typing.NoReturn:
+    """End with a message on standard error, a line each, and no traceback."""
+    for line in message.splitlines():
+        typer.secho(f"forebay: {line}", fg="red", err=True)
+    raise typer.Exit(status)
+
+
+def roles_of(field: FieldInfo) -> list[str]:
+    """The commands that take a field as an option."""
+    extra: Any = field.json_schema_extra
+    roles: list[str] = extra["roles"]
+    return roles
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    extra: Any = field.json_schema_extra
+    flag = "--" + name.replace("_", "-")
+    kind: Any = str
+    if field.annotation is bool:
+        kind, flag = bool, f"{flag}/--no-{flag[2:]}"
+    elif _is_list(field):
+        kind = list[str]
+    text = f"{field.description} [{environment_names(name, field)[-1]}]"
+    option = typer.Option(flag, help=text, rich_help_panel=extra["group"].capitalize(), show_default=False)
+    return _parameter(name, Annotated[kind | None, option])
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return typing.get_origin(field.annotation) in (tuple, dict)
+
+
+def _from_flag(field: FieldInfo, value: Any) -> Any:
+    if value is None or value == []:
+        return None
+    if isinstance(value, list):
+        return parse_text(field, ",".join(value))
+    return value
+
+
+def secrets_of(keys: tuple[SecretStr, ...]) -> list[str]:
+    """The keys in the clear, for the one place that shows a key made for this run."""
+    return [key.get_secret_value() for key in keys]

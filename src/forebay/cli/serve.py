@@ -1,0 +1,5 @@
+"""placeholder until engines land"""
+
+
+def serve() -> None:
+    """Serve a model."""

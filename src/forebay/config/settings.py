@@ -1,0 +1,262 @@
+"""Every setting of Forebay, once: its meaning, unit, range, default, and the plain names it also answers to.
+
+Command-line options, environment variables, `forebay.example.toml` and the settings reference are all made from
+the fields below; nothing is typed twice. A value is validated when the process starts, and a wrong one is refused
+with the name of its key. The environment variable of a field is `FOREBAY_` and its name in capitals; `aliases` are
+the unprefixed names that vLLM services commonly use. Secrets are no command-line options: a process list shows those.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+MIB = 1024 * 1024
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    aliases: tuple[str, ...] = (),
+    roles: tuple[str, ...] = ("serve", "gateway"),
+    **constraints: Any,
+) -> Any:
+    """Declare one setting. `help` says meaning and unit; `roles` are the commands that take it as an option."""
+    extra: dict[str, Any] = {"group": group, "aliases": list(aliases), "roles": list(roles)}
+    return Field(default, description=help, json_schema_extra=extra, **constraints)
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+SERVE = ("serve",)
+GATEWAY = ("gateway",)
+
+
+class Settings(BaseModel):
+    """The whole configuration of one Forebay process, immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+    # Where callers reach us
+    host: str = setting("127.0.0.1", "Address to listen on.", group="server")
+    port: int = setting(8000, "Port to listen on; 0 takes a free one.", group="server", ge=0, le=65_535)
+    tls_cert_file: Path | None = setting(None, "PEM certificate chain; turns TLS on.", group="server")
+    tls_key_file: Path | None = setting(None, "PEM private key of the certificate.", group="server")
+    max_connections: int = setting(
+        10_000, "Client connections held at once; further ones are answered 503.", group="server", ge=1
+    )
+    max_url_bytes: int = setting(8192, "Longest request target, bytes.", group="server", ge=256, le=MIB)
+    max_header_bytes: int = setting(32_768, "Largest request header section, bytes.", group="server", ge=1024, le=MIB)
+    max_headers: int = setting(100, "Most header fields in a request.", group="server", ge=8, le=1000)
+    max_body_bytes: int = setting(32 * MIB, "Largest request body, bytes.", group="server", ge=1024, le=1024 * MIB)
+    max_json_depth: int = setting(64, "Deepest nesting of a JSON body.", group="server", ge=4, le=256)
+    header_timeout_s: Seconds = setting(10.0, "Time for a request's header section to arrive, seconds.", group="server")
+    body_timeout_s: Seconds = setting(
+        30.0, "Longest pause in a request body, seconds; it must also average 1 KiB/s.", group="server"
+    )
+    write_timeout_s: Seconds = setting(
+        30.0, "Time a client may leave its answer unread before it is cut off, seconds.", group="server"
+    )
+    keepalive_timeout_s: Seconds = setting(75.0, "Time an idle client connection is kept, seconds.", group="server")
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        "Origins that browsers may call from; empty turns CORS off.",
+        group="server",
+        aliases=("CORS_ORIGINS", "ALLOWED_ORIGINS"),
+    )
+
+    # Who may call
+    api_keys: tuple[SecretStr, ...] = setting(
+        (),
+        "Keys that callers present, comma-separated in the environment.",
+        group="access",
+        roles=(),
+        aliases=("API_KEYS",),
+    )
+    allow_anonymous: bool = setting(
+        False,
+        "Listen beyond loopback without any key. Anybody who reaches the port can use it.",
+        group="access",
+    )
+    metrics_public: bool = setting(False, "Serve /metrics without a key.", group="access", aliases=("METRICS_PUBLIC",))
+
+    # What a request may ask
+    model_aliases: dict[str, str] = setting(
+        {},
+        "Other names for models: alias=model, comma-separated in the environment. "
+        "An alias to '*' means the only model.",
+        group="requests",
+        aliases=("MODEL_ALIASES",),
+    )
+    max_n: int = setting(8, "Most answers (n, best_of) in one request.", group="requests", ge=1, le=16_384)
+    max_logprobs: int = setting(20, "Most logprobs, top_logprobs or prompt_logprobs.", group="requests", ge=0)
+    max_stop: int = setting(16, "Most stop sequences in a request.", group="requests", ge=1, le=1024)
+    max_active_requests: int = setting(
+        2048, "Requests relayed at once; further ones are refused with 503.", group="requests", ge=1
+    )
+
+    # Engines elsewhere
+    upstream: tuple[str, ...] = setting(
+        (),
+        "Base URL of a running engine, http://, https:// or unix:///path; repeat for several.",
+        group="upstream",
+        roles=GATEWAY,
+        aliases=("UPSTREAMS",),
+    )
+    upstream_api_key: SecretStr | None = setting(
+        None, "Key sent to the engines as a bearer token.", group="upstream", roles=()
+    )
+    upstream_ca_file: Path | None = setting(
+        None,
+        "PEM bundle that signs the engines' certificates; the system's by default.",
+        group="upstream",
+        roles=GATEWAY,
+    )
+    connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream")
+    first_byte_timeout_s: Seconds = setting(
+        300.0, "Time to an engine's first byte of an answer, seconds.", group="upstream"
+    )
+    stall_timeout_s: Seconds = setting(
+        60.0, "Longest pause between two blocks of an engine's answer, seconds.", group="upstream"
+    )
+    upstream_idle_s: Seconds = setting(
+        4.0,
+        "Time an idle engine connection is kept, seconds; shorter than the engine's own.",
+        group="upstream",
+    )
+    max_upstream_connections: int = setting(4096, "Connections to one engine.", group="upstream", ge=1)
+    max_answer_bytes: int = setting(
+        64 * MIB, "Largest answer held whole (anything but a stream), bytes.", group="upstream", ge=1024
+    )
+    max_event_bytes: int = setting(MIB, "Largest event in a stream, bytes.", group="upstream", ge=1024)
+    health_interval_s: Seconds = setting(2.0, "Time between two checks of an engine, seconds.", group="upstream")
+    health_timeout_s: Seconds = setting(5.0, "Time an engine has to answer a check, seconds.", group="upstream")
+    retry_attempts: int = setting(
+        2, "Attempts for a request of which nothing has reached the client.", group="upstream", ge=1, le=5
+    )
+
+    # The engine we start
+    model: str | None = setting(
+        None,
+        "Model to serve: a Hugging Face id, a directory, or 'default' for the packaged small one.",
+        group="engine",
+        roles=(),
+        aliases=("MODEL_NAME", "MODEL_PATH"),
+    )
+    served_model_name: str | None = setting(None, "Name that callers use for the model.", group="engine", roles=SERVE)
+    engine_python: Path | None = setting(
+        None,
+        "Python that has vLLM installed; by default .venv/engine beside Forebay's own, else Forebay's own.",
+        group="engine",
+        roles=SERVE,
+    )
+    engine_args: tuple[str, ...] = setting(
+        (), "More options for vLLM, as on its command line (also after `--`).", group="engine", roles=()
+    )
+    max_model_len: int | None = setting(
+        None,
+        "Context length, tokens (vLLM --max-model-len).",
+        group="engine",
+        roles=SERVE,
+        aliases=("MAX_MODEL_LEN",),
+        ge=1,
+    )
+    max_num_seqs: int | None = setting(
+        None,
+        "Sequences in a batch (vLLM --max-num-seqs).",
+        group="engine",
+        roles=SERVE,
+        aliases=("MAX_NUM_SEQS",),
+        ge=1,
+    )
+    gpu_memory_utilization: float | None = setting(
+        None,
+        "Share of GPU memory to use (vLLM --gpu-memory-utilization).",
+        group="engine",
+        roles=SERVE,
+        aliases=("GPU_MEMORY_UTILIZATION",),
+        gt=0,
+        le=1,
+    )
+    tensor_parallel_size: int | None = setting(
+        None,
+        "GPUs one model is split over (vLLM --tensor-parallel-size).",
+        group="engine",
+        roles=SERVE,
+        aliases=("TENSOR_PARALLEL_SIZE",),
+        ge=1,
+    )
+    quantization: str | None = setting(
+        None,
+        "Quantisation method (vLLM --quantization).",
+        group="engine",
+        roles=SERVE,
+        aliases=("QUANTIZATION",),
+    )
+    dtype: str | None = setting(None, "Number format of weights (vLLM --dtype).", group="engine", roles=SERVE)
+    engine_start_timeout_s: Seconds = setting(
+        1800.0,
+        "Time from starting the engine to its first healthy answer, seconds.",
+        group="engine",
+        roles=SERVE,
+    )
+    engine_warm_timeout_s: Seconds = setting(
+        600.0, "Time for the first generation after that, seconds.", group="engine", roles=SERVE
+    )
+    engine_stop_timeout_s: Seconds = setting(
+        10.0, "Time between asking the engine to end and killing it, seconds.", group="engine", roles=SERVE
+    )
+    engine_backoff_max_s: Seconds = setting(
+        60.0, "Longest pause before a crashed engine is started again, seconds.", group="engine", roles=SERVE
+    )
+    engine_crash_limit: int = setting(
+        5,
+        "Crashes within engine_crash_window_s after which it is left stopped.",
+        group="engine",
+        roles=SERVE,
+        ge=1,
+        le=1000,
+    )
+    engine_crash_window_s: Seconds = setting(
+        600.0, "Window over which crashes are counted, seconds.", group="engine", roles=SERVE
+    )
+    runtime_dir: Path | None = setting(
+        None, "Directory for sockets; a private temporary one by default.", group="engine", roles=SERVE
+    )
+
+    # Ending
+    drain_delay_s: SecondsOrZero = setting(
+        0.0, "Time to go on accepting after SIGTERM while readiness already says 503, seconds.", group="drain"
+    )
+    drain_timeout_s: SecondsOrZero = setting(
+        60.0, "Time for running requests to finish after that, seconds.", group="drain"
+    )
+
+    # What operators see
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "Least severe log line written.", group="telemetry", aliases=("LOG_LEVEL",)
+    )
+    log_format: Literal["auto", "json", "text"] = setting(
+        "auto", "Log lines as JSON or as text; auto is text on a terminal.", group="telemetry"
+    )
+    log_file: Path | None = setting(
+        None, "File that log lines go to instead of standard error.", group="telemetry", aliases=("LOG_FILE",)
+    )
+    access_log: bool = setting(True, "One log line a request.", group="telemetry")
+
+    @model_validator(mode="after")
+    def _refuse_open_doors(self) -> Self:
+        if not self.api_keys and self.host not in LOOPBACK_HOSTS and not self.allow_anonymous:
+            raise ValueError(
+                f"host: listening on {self.host} without a key would let anybody in; set API_KEYS, "
+                "keep host 127.0.0.1, or say --allow-anonymous"
+            )
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file: needs tls_key_file too, and the other way round")
+        short = [key for key in self.api_keys if len(key.get_secret_value()) < 1]
+        if short:
+            raise ValueError("api_keys: a key is empty")
+        return self

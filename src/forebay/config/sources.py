@@ -1,0 +1,100 @@
+"""Where settings come from: defaults, then a TOML file, then the environment, then flags; the later wins.
+
+Each value's source is remembered, so that an error or `forebay config show` can name it.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from forebay.config.settings import Settings
+
+DEFAULT_FILE = Path("forebay.toml")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names the key, where it came from and what is wrong, a line each."""
+
+
+def load_settings(
+    flags: Mapping[str, Any], env: Mapping[str, str] = os.environ, file: Path | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Return the settings and, for each that is not a default, where it was set.
+
+    Raises `SettingsError` for an unreadable file, an unknown key or a value out of range.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, value, source in [*_from_file(_chosen_file(file, env)), *_from_env(env)]:
+        values[name], origin[name] = value, source
+    for name, value in flags.items():
+        if value is not None and value != ():
+            values[name], origin[name] = value, "--" + name.replace("_", "-")
+    try:
+        return Settings(**values), origin
+    except ValidationError as invalid:
+        raise SettingsError("\n".join(_explain(invalid, origin))) from None
+
+
+def _chosen_file(file: Path | None, env: Mapping[str, str]) -> Path | None:
+    if file is not None:
+        return file
+    if named := env.get("FOREBAY_CONFIG"):
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
+def _from_file(path: Path | None) -> list[tuple[str, Any, str]]:
+    if path is None:
+        return []
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as failure:
+        raise SettingsError(f"{path}: cannot be read: {failure.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+        raise SettingsError(f"{path}: not valid TOML: {failure}") from None
+    return [(name, value, str(path)) for name, value in table.items()]
+
+
+def _from_env(env: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    found = []
+    for name, field in Settings.model_fields.items():
+        for variable in environment_names(name, field):
+            if (text := env.get(variable, "")) != "":
+                found.append((name, parse_text(field, text), variable))
+                break
+    return found
+
+
+def environment_names(name: str, field: FieldInfo) -> list[str]:
+    """The variables that set a field, first match wins: the prefixed one, then the plain ones."""
+    extra: Any = field.json_schema_extra
+    return [f"FOREBAY_{name.upper()}", *extra["aliases"]]
+
+
+def parse_text(field: FieldInfo, text: str) -> Any:
+    """Split a flat text into what a list or table field holds; leave all else to pydantic."""
+    kind = str(field.annotation)
+    if kind.startswith("tuple["):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind.startswith("dict["):
+        pairs = (part.partition("=") for part in text.split(",") if part.strip())
+        return {alias.strip(): model.strip() for alias, _, model in pairs}
+    return text
+
+
+def _explain(invalid: ValidationError, origin: Mapping[str, str]) -> list[str]:
+    lines = []
+    for error in invalid.errors(include_url=False, include_input=False, include_context=False):
+        key = str(error["loc"][0]) if error["loc"] else ""
+        what = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            what = "no such setting"
+        where = f" (from {origin[key]})" if key in origin else ""
+        lines.append(f"{key}: {what}{where}" if key else what)
+    return lines

@@ -1,0 +1,105 @@
+"""Everything that is not relayed: health, metrics, the list of models, and "no such path", as a FastAPI application."""
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from forebay import __version__
+from forebay.api import health, models
+from forebay.gateway.errors import error_body, error_headers
+from forebay.gateway.routes import RELAYED_PATHS, Dialect
+from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
+
+if TYPE_CHECKING:
+    from forebay.gateway.build import Gateway
+
+
+def make_app(gateway: "Gateway") -> FastAPI:
+    """The application over one gateway."""
+    app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, redoc_url=None)
+    app.state.gateway = gateway
+
+    def authenticate(request: Request) -> None:
+        key, api_key = request.headers.get("authorization"), request.headers.get("x-api-key")
+        gateway.pipeline.auth.authenticate(
+            key.encode("latin-1") if key is not None else None,
+            api_key.encode("latin-1") if api_key is not None else None,
+        )
+
+    app.include_router(health.router)
+    app.include_router(models.router, dependencies=[Depends(authenticate)])
+    open_metrics = gateway.settings.metrics_public
+    app.include_router(health.metrics_router, dependencies=[] if open_metrics else [Depends(authenticate)])
+    app.add_exception_handler(Refusal, _answer_refusal)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(Exception, _answer_bug)
+    app.add_middleware(_RequestId, gateway=gateway)
+    if gateway.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(gateway.settings.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "x-api-key", "content-type", "x-request-id", "traceparent"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return app
+
+
+class _RequestId:
+    """Gives every answer its `x-request-id`."""
+
+    def __init__(self, app: ASGIApp, gateway: "Gateway") -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = self._gateway.request_id_of(dict(scope["headers"]))
+        scope["state"]["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def _refusal_response(request: Request, refusal: Refusal) -> Response:
+    body = error_body(refusal, Dialect.OPENAI, request.state.request_id)
+    lines = error_headers(refusal).decode("latin-1").splitlines()
+    headers = dict(line.split(": ", 1) for line in lines)
+    return Response(body, refusal.status, headers, "application/json")
+
+
+async def _answer_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _refusal_response(request, error)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own errors: unknown path, wrong method. A relayed path is only here for its method."""
+    assert isinstance(error, HTTPException)
+    path = request.scope["raw_path"].decode("ascii")
+    if error.status_code == 405 or path in RELAYED_PATHS:
+        allowed = "POST" if path in RELAYED_PATHS else (error.headers or {}).get("allow", "GET")
+        headers = ((b"allow", allowed.encode()),)
+        return _refusal_response(request, MethodNotAllowed(f"Use {allowed} here.", headers=headers))
+    if error.status_code == 404:
+        return _refusal_response(request, NotFound("There is no such path here. See /docs for those that are."))
+    return _refusal_response(request, BadRequest(str(error.detail)))
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    """Our bug; Starlette logs the traceback."""
+    return _refusal_response(request, InternalError("Forebay failed on this request; its log says why."))
+
+
+def gateway_of(request: Request) -> Any:
+    """The gateway that an endpoint belongs to."""
+    return request.app.state.gateway

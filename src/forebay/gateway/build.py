@@ -1,0 +1,325 @@
+"""Settings → a wired gateway; and its life: start, serve, drain, stop. The one place where the parts meet."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from functools import partial
+from time import monotonic
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+
+from forebay import __version__
+from forebay.config.settings import Settings
+from forebay.gateway.app import make_app
+from forebay.gateway.pipeline import Pipeline
+from forebay.gateway.relay import RelayLimits
+from forebay.gateway.server import ClientConnection
+from forebay.policy.admission import Admission
+from forebay.policy.auth import Authenticator
+from forebay.replicas.monitor import watch
+from forebay.replicas.pool import ReplicaPool
+from forebay.replicas.replica import Replica
+from forebay.telemetry import catalogue as metric
+from forebay.telemetry.logging import LogWriter
+from forebay.telemetry.metrics import Metrics
+from forebay.telemetry.recorder import Recorder
+from forebay.upstream.pool import Address, UpstreamPool
+from forebay.wire.body import BodyLimits
+from forebay.wire.headers import RequestIds, accepted_request_id
+
+log = logging.getLogger("forebay.gateway")
+
+SWEEP_EVERY_S = 0.25
+FLUSH_S = 1.0
+EXPOSED_HEADERS = b"x-request-id, retry-after"
+
+
+class EngineView(Protocol):
+    """What the gateway shows of an engine that this process supervises."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def oom_events(self) -> int: ...
+    def describe(self) -> dict[str, Any]: ...
+    def states(self) -> dict[str, bool]: ...
+
+
+class Gateway:
+    """One process's data plane: the pipeline, the replicas, and what watches them."""
+
+    def __init__(self, settings: Settings, writer: LogWriter, replicas: Iterable[Replica]) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.recorder = Recorder(self.metrics, writer if settings.access_log else None)
+        self.replicas = ReplicaPool(replicas, settings.model_aliases)
+        self.engines: list[EngineView] = []
+        self.pipeline = Pipeline(
+            Authenticator(key.get_secret_value() for key in settings.api_keys),
+            Admission(settings.max_active_requests),
+            self.replicas,
+            self.recorder,
+            body_limits=BodyLimits(
+                max_n=settings.max_n,
+                max_logprobs=settings.max_logprobs,
+                max_stop=settings.max_stop,
+                max_json_depth=settings.max_json_depth,
+            ),
+            relay_limits=RelayLimits(
+                first_byte_timeout_s=settings.first_byte_timeout_s,
+                stall_timeout_s=settings.stall_timeout_s,
+                max_answer_bytes=settings.max_answer_bytes,
+                max_event_bytes=settings.max_event_bytes,
+                max_attempts=settings.retry_attempts,
+            ),
+        )
+        self.connections: set[Any] = set()
+        self.date_line = b""
+        self._ids = RequestIds()
+        self._cors: dict[str, bytes] = {origin: _cors_lines(origin) for origin in settings.cors_origins}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch_figures(writer)
+
+    def __repr__(self) -> str:
+        return f"<Gateway running={len(self.pipeline.running)} {self.replicas!r}>"
+
+    # Life
+    def start(self, connections: set[Any]) -> None:
+        """Begin to keep time over `connections`, the server's set of open ones."""
+        self.connections = connections
+        self._spawn(self._keep_time())
+
+    def watch_replicas(self) -> None:
+        """Begin to check every replica, for those that run elsewhere."""
+        for replica in self.replicas:
+            self._spawn(
+                watch(
+                    replica,
+                    interval_s=self.settings.health_interval_s,
+                    timeout_s=self.settings.health_timeout_s,
+                    on_change=lambda _: self.replicas.refresh(),
+                )
+            )
+
+    async def stop(self) -> None:
+        """End the tasks and the connections to engines."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for replica in self.replicas:
+            replica.upstream.close()
+
+    async def drained(self) -> None:
+        """Return when no request is under way and no client connection is open."""
+        while self.pipeline.running or self.connections:
+            await asyncio.sleep(0.02)
+
+    # What others ask of it
+    def new_request_id(self) -> str:
+        return self._ids.next()
+
+    def request_id_of(self, headers: dict[bytes, bytes]) -> str:
+        return accepted_request_id(headers.get(b"x-request-id")) or self._ids.next()
+
+    def cors_lines(self, origin: bytes) -> bytes:
+        """Header lines that let a browser at `origin` read an answer; none where it may not."""
+        return self._cors.get(origin.decode("latin-1")) or self._cors.get("*", b"")
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether requests would be served, and if not, why."""
+        if self.pipeline.draining:
+            return False, "draining: this gateway is about to stop"
+        if self.replicas.ready:
+            return True, ""
+        reasons = "; ".join(f"{replica.name}: {replica.why}" for replica in self.replicas)
+        return False, f"no engine is ready ({reasons})"
+
+    def status(self) -> dict[str, Any]:
+        """What operators want to know at a glance."""
+        ready, _ = self.readiness()
+        return {
+            "status": "draining" if self.pipeline.draining else "ok" if ready else "degraded",
+            "version": __version__,
+            "ready": ready,
+            "model_loaded": self.replicas.ready,
+            "models": [card["id"] for card in self.replicas.model_cards()],
+            "engines": [engine.describe() for engine in self.engines],
+            "replicas": [
+                {
+                    "name": replica.name,
+                    "ready": replica.ready,
+                    "in_flight": replica.in_flight,
+                    "models": list(replica.models),
+                    "why": replica.why,
+                }
+                for replica in self.replicas
+            ],
+            "active_requests": len(self.pipeline.running),
+            "total_requests": self.recorder.answered,
+            "connections": len(self.connections),
+        }
+
+    def _spawn(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("background task failed", exc_info=task.exception())
+
+    async def _keep_time(self) -> None:
+        """Everything that has a deadline is looked at a few times a second, so that no request costs a timer."""
+        while True:
+            self.date_line = f"date: {formatdate(time.time(), usegmt=True)}\r\n".encode()
+            now = monotonic()
+            self.pipeline.sweep(now)
+            for connection in list(self.connections):
+                connection.check(now)
+            for replica in self.replicas:
+                replica.upstream.close_idle()
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    def _watch_figures(self, writer: LogWriter) -> None:
+        watch_metric = self.metrics.watch
+        watch_metric(metric.ACTIVE, lambda: [((), len(self.pipeline.running))])
+        watch_metric(metric.CONNECTIONS, lambda: [((), len(self.connections))])
+        watch_metric(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in self.replicas])
+        watch_metric(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in self.replicas])
+        watch_metric(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
+        watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
+        watch_metric(metric.ENGINE_RESTARTS, lambda: [((e.name,), e.restarts) for e in self.engines])
+        watch_metric(metric.ENGINE_OOM, lambda: [((e.name,), e.oom_events) for e in self.engines])
+        watch_metric(
+            metric.ENGINE_STATE,
+            lambda: [((e.name, state), now) for e in self.engines for state, now in e.states().items()],
+        )
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn's server with our way of ending.
+
+    First SIGTERM or SIGINT: readiness says 503 at once; after `drain_delay_s` no connection is accepted; what runs may
+    finish for `drain_timeout_s`, then gets an error. A second signal skips the waiting.
+    """
+
+    def __init__(self, gateway: Gateway, on_started: Callable[[], None] | None = None) -> None:
+        settings = gateway.settings
+        super().__init__(
+            uvicorn.Config(
+                make_app(gateway),
+                http=partial(ClientConnection, gateway),  # type: ignore[arg-type]
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ssl_certfile=settings.tls_cert_file,
+                ssl_keyfile=settings.tls_key_file,
+                backlog=4096,
+            )
+        )
+        self._gateway = gateway
+        self._on_started = on_started
+        self._stop = asyncio.Event()
+        self._force = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        assert self._loop is not None
+        event = self._force if self._stop.is_set() else self._stop
+        self._loop.call_soon_threadsafe(event.set)
+
+    def stop(self) -> None:
+        """Begin to end, as a signal does."""
+        self._stop.set()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._gateway.start(self.server_state.connections)
+        await super().serve(sockets)
+
+    async def main_loop(self) -> None:
+        if self._on_started is not None:
+            self._on_started()
+        await self._stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        gateway, settings = self._gateway, self._gateway.settings
+        gateway.pipeline.draining = True
+        log.info("draining", extra={"running": len(gateway.pipeline.running)})
+        await self._unless_forced(asyncio.sleep(settings.drain_delay_s))
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await self._unless_forced(asyncio.wait_for(gateway.drained(), settings.drain_timeout_s))
+        if gateway.pipeline.running:
+            log.warning("drain time is over", extra={"cut_off": len(gateway.pipeline.running)})
+            gateway.pipeline.cut_off(monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(gateway.drained(), FLUSH_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await gateway.stop()
+
+    async def _unless_forced(self, waiting: Any) -> None:
+        """Wait, but no longer than until a second signal."""
+        task, forced = asyncio.ensure_future(waiting), asyncio.ensure_future(self._force.wait())
+        await asyncio.wait((task, forced), return_when=asyncio.FIRST_COMPLETED)
+        for one in (task, forced):
+            one.cancel()
+        await asyncio.gather(task, forced, return_exceptions=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(address)
+        sock.listen(4096)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def remote_replicas(settings: Settings) -> list[Replica]:
+    """A replica for each upstream URL in the settings. Raises ValueError for a bad one."""
+    key = settings.upstream_api_key
+    return [
+        make_replica(
+            settings,
+            str(address := Address.parse(url, settings.upstream_ca_file)),
+            address,
+            key.get_secret_value() if key is not None else None,
+        )
+        for url in settings.upstream
+    ]
+
+
+def make_replica(settings: Settings, name: str, address: Address, api_key: str | None = None) -> Replica:
+    """A replica at an address, with connections as the settings say."""
+    pool = UpstreamPool(
+        address,
+        connect_timeout_s=settings.connect_timeout_s,
+        idle_s=settings.upstream_idle_s,
+        max_connections=settings.max_upstream_connections,
+    )
+    return Replica(name, pool, api_key)
+
+
+def _cors_lines(origin: str) -> bytes:
+    lines = f"access-control-allow-origin: {origin}\r\nvary: origin\r\n".encode()
+    return lines + b"access-control-expose-headers: %s\r\n" % EXPOSED_HEADERS

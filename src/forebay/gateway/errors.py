@@ -1,0 +1,132 @@
+"""Refusals and the engine's own failures, turned into what goes over the wire. The only place that words errors.
+
+OpenAI's form is `{"error": {"message", "type", "param", "code"}}`; `/v1/messages` speaks Anthropic's. The engine's
+errors are no OpenAI errors (`type: "BadRequestError"`, an integer `code`, sometimes a bare string), so they are read
+loosely and said again in our words' form.
+"""
+
+import math
+from typing import Any
+
+import msgspec
+
+from forebay import refusals
+from forebay.gateway.routes import Dialect
+from forebay.refusals import Refusal
+
+MAX_RETRY_AFTER_S = 60
+MAX_MESSAGE = 2000
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def error_body(refusal: Refusal, dialect: Dialect, request_id: str) -> bytes:
+    """The JSON body of a refusal."""
+    if dialect is Dialect.ANTHROPIC:
+        return msgspec.json.encode({"type": "error", "error": _anthropic_error(refusal), "request_id": request_id})
+    return msgspec.json.encode({"error": _openai_error(refusal)})
+
+
+def error_headers(refusal: Refusal) -> bytes:
+    """The header lines that a refusal brings with it."""
+    lines = []
+    if refusal.status == 401:
+        lines.append(b"www-authenticate: Bearer\r\n")
+    if refusal.retry_after_s is not None:
+        seconds = min(max(math.ceil(refusal.retry_after_s), 1), MAX_RETRY_AFTER_S)
+        lines.append(b"retry-after: %d\r\n" % seconds)
+    if refusal.should_retry is not None:
+        lines.append(b"x-should-retry: %s\r\n" % (b"true" if refusal.should_retry else b"false"))
+    lines.extend(b"%s: %s\r\n" % pair for pair in refusal.headers)
+    return b"".join(lines)
+
+
+def error_events(refusal: Refusal, dialect: Dialect, sequence_number: int) -> bytes:
+    """What ends a stream that cannot go on, in the form that each official client raises on."""
+    if dialect is Dialect.ANTHROPIC:
+        data = msgspec.json.encode({"type": "error", "error": _anthropic_error(refusal)})
+        return b"event: error\ndata: %s\n\n" % data
+    if dialect is Dialect.RESPONSES:
+        error = {
+            "type": "error",
+            "code": refusal.code,
+            "message": refusal.message,
+            "param": refusal.param,
+            "sequence_number": sequence_number,
+        }
+        return b"event: error\ndata: %s\n\n" % msgspec.json.encode(error)
+    data = msgspec.json.encode({"error": _openai_error(refusal)})
+    return b"data: %s\n\ndata: [DONE]\n\n" % data
+
+
+def refusal_from_engine(status: int, body: bytes) -> Refusal:
+    """Say again, in our form, what an engine answered with a status other than 200, or as an error in a stream.
+
+    A wrong request stays a 4xx with the engine's words; what the caller cannot help becomes 502 or 503, without
+    the engine's words.
+    """
+    message, param = _engine_words(body)
+    if status in (400, 422, 501):
+        kind = refusals.ContextTooLong if _is_context_length(message) else refusals.BadRequest
+        refusal = kind(message or "The engine refused the request.", param=param)
+        if status == 422:
+            refusal.status = 422
+        return refusal
+    if status == 404:
+        return refusals.NotFound(message or "The engine does not know what was asked for.", param=param)
+    if status == 413:
+        return refusals.BodyTooLarge(message or "The engine refused the request as too large.")
+    if status in (429, 503):
+        return refusals.Overloaded("The engine is overloaded. Try again shortly.", retry_after_s=2)
+    if status == 500:
+        return refusals.InternalError("The engine failed on this request.", code="engine_error")
+    if status == 504:
+        return refusals.UpstreamTimeout("The engine took too long.")
+    if status in (405, 415):
+        return refusals.BadRequest(message or "The engine does not offer this endpoint for this model.")
+    return refusals.BadGateway(f"The engine answered with status {status}.", retry_after_s=1)
+
+
+def _openai_error(refusal: Refusal) -> dict[str, Any]:
+    return {"message": refusal.message, "type": refusal.type, "param": refusal.param, "code": refusal.code}
+
+
+def _anthropic_error(refusal: Refusal) -> dict[str, str]:
+    kind = _ANTHROPIC_TYPES.get(refusal.status)
+    if kind is None:
+        kind = "api_error" if refusal.status >= 500 else "invalid_request_error"
+    return {"type": kind, "message": refusal.message}
+
+
+def _engine_words(body: bytes) -> tuple[str, str | None]:
+    """The message and parameter in an engine's error body, whatever its shape."""
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return "", None
+    error = told.get("error", told) if isinstance(told, dict) else told
+    if isinstance(error, str):
+        return _clip(error), None
+    if not isinstance(error, dict):
+        return "", None
+    message, param = error.get("message", error.get("detail")), error.get("param")
+    if not isinstance(message, str):
+        message = "" if message is None else msgspec.json.encode(message).decode()
+    return _clip(message), param if isinstance(param, str) else None
+
+
+def _clip(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "…"
+
+
+def _is_context_length(message: str) -> bool:
+    return "maximum context length" in message or "max_model_len" in message

@@ -1,0 +1,141 @@
+"""THE LIFE OF A REQUEST, top to bottom. The order of the policies is here and nowhere else.
+
+`identify` runs when a request's headers are in, `begin` when its body is, `finish` when it is over, each exactly
+once; whatever ends an exchange ends in `finish`. Nothing here waits: an uncontended request costs no task. Policies
+know neither each other nor the exchange; they raise a `Refusal` or return what they decided.
+"""
+
+from forebay.gateway.errors import error_body, error_headers
+from forebay.gateway.exchange import Exchange
+from forebay.gateway.relay import Relay, RelayLimits
+from forebay.policy.admission import Admission
+from forebay.policy.auth import Authenticator
+from forebay.policy.ownership import Ownership
+from forebay.policy.routing import LeastOutstanding
+from forebay.policy.verdict import Outcome
+from forebay.refusals import BadRequest, Draining, InternalError, NotFound, Refusal, UnsupportedMediaType
+from forebay.replicas.pool import ReplicaPool
+from forebay.replicas.replica import Replica
+from forebay.telemetry.recorder import Recorder
+from forebay.wire.body import BodyLimits, body_for_engine, read_demand
+from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
+
+
+class Pipeline:
+    """The policies in their order, and the exchanges now running."""
+
+    def __init__(
+        self,
+        auth: Authenticator,
+        admission: Admission,
+        replicas: ReplicaPool,
+        recorder: Recorder,
+        *,
+        body_limits: BodyLimits,
+        relay_limits: RelayLimits,
+    ) -> None:
+        self.auth = auth
+        self.admission = admission
+        self.replicas = replicas
+        self.recorder = recorder
+        self.routing = LeastOutstanding()
+        self.ownership = Ownership()
+        self.body_limits = body_limits
+        self.relay_limits = relay_limits
+        self.running: set[Exchange] = set()
+        self.draining = False
+        self._ids = RequestIds()
+
+    def identify(self, exchange: Exchange) -> None:
+        """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""
+        headers = exchange.headers
+        exchange.engine_id = self._ids.next()  # ours always: an engine takes it as its own id, so it must be unique
+        exchange.request_id = accepted_request_id(headers.get(b"x-request-id")) or exchange.engine_id
+        exchange.traceparent = accepted_traceparent(headers.get(b"traceparent"))
+        exchange.principal = self.auth.authenticate(headers.get(b"authorization"), headers.get(b"x-api-key"))
+        if exchange.route.response_id is None and not _is_json(headers.get(b"content-type")):
+            raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
+
+    def begin(self, exchange: Exchange, now: float) -> None:
+        """Take a request whose body is in as far as it goes without waiting: to an engine, or to a refusal."""
+        self.running.add(exchange)
+        try:
+            if exchange.refusal is not None:
+                raise exchange.refusal
+            if exchange.route.response_id is not None:
+                body, only = self._stored_response(exchange, exchange.route.response_id)
+            else:
+                body, only = self._read_body(exchange)
+            exchange.hold(self.admission.acquire())
+            exchange.relay = Relay(exchange, self, body, only)
+            exchange.relay.send(now)
+        except Refusal as refusal:
+            self.refuse(exchange, refusal, now)
+        except Exception as bug:  # noqa: BLE001 (our bug must cost one request, not the connection)
+            self.recorder.bug(exchange, bug)
+            self.refuse(exchange, InternalError("Forebay failed on this request; its log says why."), now)
+
+    def refuse(self, exchange: Exchange, refusal: Refusal, now: float) -> None:
+        """Answer with an error, nothing having been sent, and end the exchange."""
+        exchange.error_code = refusal.code
+        body = error_body(refusal, exchange.route.dialect, exchange.request_id)
+        exchange.client.respond(
+            exchange, refusal.status, b"application/json", body, error_headers(refusal), close=refusal.close
+        )
+        self.finish(exchange, "failed" if refusal.status >= 500 else "refused", now)
+
+    def finish(self, exchange: Exchange, outcome: Outcome, now: float) -> None:
+        """Every exchange ends here exactly once, whatever happened."""
+        if exchange.finished:
+            raise RuntimeError(f"{exchange!r} ended twice")
+        exchange.finished = True
+        self.running.discard(exchange)
+        for lease in reversed(exchange.leases):  # newest first
+            lease.release(outcome, now)
+        self.recorder.finished(exchange, outcome, now)
+        exchange.relay = None  # no cycle of references is left for the garbage collector to find
+        exchange.client.exchange_over(exchange)
+
+    def sweep(self, now: float) -> None:
+        """Find the answers that have stopped coming; called a few times a second."""
+        for exchange in list(self.running):
+            if exchange.relay is not None:
+                exchange.relay.check(now)
+
+    def cut_off(self, now: float) -> None:
+        """End everything that still runs, with an error that tells the caller why: the drain's time is over."""
+        for exchange in list(self.running):
+            if exchange.relay is not None:
+                exchange.relay.give_up(
+                    Draining("The gateway stopped before the answer was complete.", should_retry=True), now
+                )
+
+    def _read_body(self, exchange: Exchange) -> tuple[bytes, Replica | None]:
+        """Parse, resolve the model, and say what goes to the engine; and the one replica it must go to, if so."""
+        route = exchange.route
+        demand = exchange.demand = read_demand(exchange.body, self.body_limits)
+        if demand.model is None and route.model_required:
+            raise BadRequest("Name a model in 'model'; GET /v1/models lists them.", param="model")
+        model = exchange.model = self.replicas.resolve(demand.model)
+        only = None
+        if demand.previous_response_id is not None:
+            only = self._holder(exchange, demand.previous_response_id)
+        ask_usage = demand.stream and route.usage_on_request and not demand.wants_usage
+        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage), only
+
+    def _stored_response(self, exchange: Exchange, response_id: str) -> tuple[bytes, Replica | None]:
+        return b"", self._holder(exchange, response_id)
+
+    def _holder(self, exchange: Exchange, response_id: str) -> Replica:
+        assert exchange.principal is not None
+        name = self.ownership.replica_of(response_id, exchange.principal.tenant)
+        replica = self.replicas.named(name) if name is not None else None
+        if replica is None:
+            raise NotFound(f"There is no response {response_id[:128]!r}.", code="response_not_found")
+        return replica
+
+
+def _is_json(content_type: bytes | None) -> bool:
+    if content_type == b"application/json":
+        return True
+    return content_type is not None and content_type.partition(b";")[0].strip().lower() == b"application/json"

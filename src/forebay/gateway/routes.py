@@ -1,0 +1,76 @@
+"""The one table of what is relayed to engines. What is not in it never reaches an engine.
+
+Paths are matched as the bytes on the wire, undecoded: `%2e`, `//` and a trailing slash are other paths, and unknown
+ones. A method that is not listed for a known path is answered 405 by the FastAPI application, as every path that is
+not relayed is answered there (`gateway/app.py`).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+_ID_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+_QUERY_CHARACTERS = _ID_CHARACTERS + b"=&.[]%"
+_MAX_ID = 128
+
+
+class Dialect(Enum):
+    """Whose error form and stream form an endpoint speaks."""
+
+    OPENAI = "openai"
+    RESPONSES = "responses"
+    ANTHROPIC = "anthropic"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A relayed endpoint. `name` labels it in metrics; `stream_ends` are the lines that close a stream properly."""
+
+    name: str
+    method: bytes
+    path: bytes
+    dialect: Dialect = Dialect.OPENAI
+    stream_ends: tuple[bytes, ...] = (b"data: [DONE]",)
+    usage_on_request: bool = False
+    model_required: bool = True
+    response_id: str | None = None
+
+
+_RESPONSES_END = (b"event: response.completed", b"event: response.incomplete", b"event: response.failed")
+_RELAYED = (
+    Route("chat_completions", b"POST", b"/v1/chat/completions", usage_on_request=True),
+    Route("completions", b"POST", b"/v1/completions", usage_on_request=True),
+    Route("embeddings", b"POST", b"/v1/embeddings"),
+    Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END),
+    Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",)),
+    Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC),
+    Route("tokenize", b"POST", b"/tokenize", model_required=False),
+    Route("detokenize", b"POST", b"/detokenize", model_required=False),
+)
+_EXACT = {(route.method, route.path): route for route in _RELAYED}
+RELAYED_PATHS = frozenset(route.path.decode() for route in _RELAYED)
+_STORED_RESPONSE = b"/v1/responses/"
+
+
+def find_route(method: bytes, target: bytes) -> Route | None:
+    """The relayed endpoint for a request target as received, or None."""
+    route = _EXACT.get((method, target))
+    if route is not None:
+        return route
+    path, _, query = target.partition(b"?")
+    if path.startswith(_STORED_RESPONSE):
+        return _stored_response(method, path, query)
+    return _EXACT.get((method, path)) if query else None
+
+
+def _stored_response(method: bytes, path: bytes, query: bytes) -> Route | None:
+    """`GET /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`."""
+    response_id, _, action = path.removeprefix(_STORED_RESPONSE).partition(b"/")
+    if not response_id or len(response_id) > _MAX_ID or response_id.translate(None, _ID_CHARACTERS):
+        return None
+    if (method, action) not in ((b"GET", b""), (b"POST", b"cancel")):
+        return None
+    if len(query) > 256 or query.translate(None, _QUERY_CHARACTERS):
+        return None
+    name = "responses_cancel" if action else "responses_get"
+    target = path + (b"?" + query if query else b"")
+    return Route(name, method, target, Dialect.RESPONSES, _RESPONSES_END, response_id=response_id.decode("ascii"))

@@ -1,0 +1,541 @@
+"""Bytes in → requests. One client connection: framing, limits, deadlines, and the writing of answers.
+
+uvicorn runs the server (sockets, TLS, shutdown); this is its protocol class. A request for a relayed endpoint becomes
+an `Exchange` and goes straight to the pipeline, with no ASGI cycle; every other request becomes uvicorn's own
+ASGI cycle for the FastAPI application. Requests are answered in the order they came, whatever they are.
+
+A connection is, on its receiving side, in one of these phases, each with its deadline (`check`):
+
+    IDLE      between requests                      keepalive_timeout_s (header_timeout_s before the first)
+    HEAD      a request's header section arrives    header_timeout_s in all
+    BODY      its body arrives                      body_timeout_s between bytes, and at least 1 KiB/s
+    DEAF      the answer that closes is being sent  2 s; what still arrives is thrown away
+
+httptools (llhttp) does the parsing and refuses what is ambiguous (both lengths, bad chunk sizes, bare LF, folded
+headers …); what it lets through and we do not is refused in `_check_head`. uvicorn bounds none of the sizes and times.
+"""
+
+import asyncio
+from collections import deque
+from enum import Enum
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from forebay.gateway.errors import error_body, error_headers
+from forebay.gateway.exchange import Exchange
+from forebay.gateway.routes import Dialect, find_route
+from forebay.refusals import (
+    BodyTooLarge,
+    HeadersTooLarge,
+    InvalidHeader,
+    MethodNotAllowed,
+    Overloaded,
+    Refusal,
+    RequestTimeout,
+    Unauthorized,
+    UnsupportedMediaType,
+    URLTooLong,
+)
+
+if TYPE_CHECKING:
+    from forebay.gateway.build import Gateway
+
+MIN_BODY_BYTES_PER_S = 1024
+LINGER_S = 2.0
+DRAINING_IDLE_S = 1.0
+DRAINED_BODY_BYTES = 64 * 1024  # a refused request's body up to this size is read, so that the connection lives on
+
+_METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"})
+_HOST_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]%"
+_SINGLE_HEADERS = (b"host", b"x-api-key", b"content-type", b"x-request-id", b"traceparent", b"expect")
+_STREAM_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
+
+
+class Phase(Enum):
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    DEAF = "deaf"
+
+
+class _AnsweredAndClosing(Exception):
+    """Raised out of the parser: nothing more of this connection's input counts."""
+
+
+class ClientConnection(HttpToolsProtocol):
+    """See the module's text. `current` is the request being answered; `_waiting` are those behind it."""
+
+    def __init__(
+        self,
+        gateway: "Gateway",
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.gateway = gateway
+        self.limits = gateway.settings
+        self.pipeline_ = gateway.pipeline
+        self.parser = httptools.HttpRequestParser(self)  # uvicorn's is lenient about data after the last request
+        self.address = ""
+        self.current: Exchange | RequestResponseCycle | None = None
+        self._waiting: deque[Exchange | RequestResponseCycle] = deque()
+        self._advancing = False
+        self._arriving: Exchange | RequestResponseCycle | None = None
+        self._phase = Phase.IDLE
+        self._since = monotonic()
+        self._served = 0
+        self._unread_since = 0.0
+        self._unread_bytes = 0
+        self._closing_gently = False
+        self._chunked = True
+        self.url = b""
+        self._unseen_bytes = 0
+        self._told = False
+        self._max_headers = gateway.settings.max_headers
+        self._body_started, self._body_bytes = 0.0, 0
+        self._blocks: list[bytes] = []
+        self._more_may_come = True
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self.address} {self._phase.value} answering={self.current!r}>"
+
+    # Connection events
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+        if len(self.connections) > self.limits.max_connections:
+            self._answer_raw(Overloaded("Too many connections.", retry_after_s=2))
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase is Phase.DEAF or self.parser is None:
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._answer_raw(InvalidHeader("Upgrades and CONNECT are not offered."))
+        except httptools.HttpParserError as error:
+            self._input_failed(error)
+        else:
+            if self._phase is not Phase.IDLE:
+                self._bound_unseen(len(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._phase = Phase.DEAF
+        turns = [self.current, *self._waiting]
+        self.current = None
+        self._waiting.clear()
+        for turn in turns:
+            if isinstance(turn, RequestResponseCycle):
+                turn.disconnected = True
+                turn.message_event.set()
+            elif turn is not None and turn.relay is not None and not turn.finished:
+                turn.relay.client_gone(monotonic())
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_since = monotonic()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        if isinstance(self.current, Exchange) and self.current.relay is not None:
+            self.current.relay.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread_since = 0.0
+        if isinstance(self.current, Exchange) and self.current.relay is not None:
+            self.current.relay.resume()
+        self._advance()
+
+    def shutdown(self) -> None:
+        """The server is going down: close once what was received has been answered."""
+        if self.current is None and not self._waiting and self._phase is Phase.IDLE:
+            self.transport.close()
+        elif isinstance(self.current, RequestResponseCycle):
+            self.current.keep_alive = False
+
+    def check(self, now: float) -> None:
+        """Enforce the deadlines of the phase; called about twice a second."""
+        age, limits = now - self._since, self.limits
+        if self._unread_since and now - self._unread_since > limits.write_timeout_s:
+            self._check_unread(now)
+        match self._phase:
+            case Phase.IDLE:
+                if self.current is None:
+                    limit = limits.keepalive_timeout_s if self._served else limits.header_timeout_s
+                    if self.gateway.pipeline.draining:
+                        limit = min(limit, DRAINING_IDLE_S)
+                    if age > limit:
+                        self.transport.close()
+            case Phase.HEAD:
+                if age > limits.header_timeout_s:
+                    self._arrived_too_slowly()
+            case Phase.BODY:
+                slow = now - self._body_started > limits.body_timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S
+                if age > limits.body_timeout_s or slow:
+                    self._arrived_too_slowly()
+            case Phase.DEAF:
+                if self.current is None and age > LINGER_S:
+                    self.transport.abort()
+
+    # Parser callbacks
+    def on_message_begin(self) -> None:
+        if self._phase is Phase.DEAF:
+            raise _AnsweredAndClosing
+        self._phase, self._since = Phase.HEAD, monotonic()
+        self.url = b""
+        self.headers = []
+        self._told = True
+        self._arriving = None
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > self.limits.max_url_bytes:
+            raise URLTooLong(f"The request target is longer than {self.limits.max_url_bytes} bytes.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+        if len(self.headers) > self._max_headers:
+            raise HeadersTooLarge(f"There are more than {self._max_headers} headers.")
+
+    def on_headers_complete(self) -> None:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        fields, self.headers = self.headers, []  # what `on_header` is given from here on are trailers: dropped
+        headers = dict(fields)
+        length = self._check_head(method, version, headers, fields)
+        self._phase, self._since = Phase.BODY, monotonic()
+        self._body_started, self._body_bytes = self._since, 0
+        self._blocks = []
+        self._more_may_come = version == "1.1" and self.parser.should_keep_alive()
+        route = find_route(method, self.url)
+        if route is None:
+            self._arriving = self._asgi_cycle(method, version, fields)
+            return
+        exchange = self._arriving = Exchange(self, route, headers, version == "1.1", self._since)
+        try:
+            self.pipeline_.identify(exchange)
+        except Refusal as refusal:
+            exchange.refusal = refusal
+            refusal.close = refusal.close or length > DRAINED_BODY_BYTES
+        if length and exchange.refusal is None and headers.get(b"expect") is not None and self.current is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif exchange.refusal is not None and exchange.refusal.close:
+            self._refuse_unread(exchange)
+
+    def on_body(self, body: bytes) -> None:
+        self._told = True
+        self._since = monotonic()
+        self._body_bytes += len(body)
+        if self._body_bytes > self.limits.max_body_bytes:
+            self._body_too_large()
+        arriving = self._arriving
+        if isinstance(arriving, Exchange):
+            if arriving.refusal is None:
+                self._blocks.append(body)
+            elif self._body_bytes > DRAINED_BODY_BYTES:
+                arriving.refusal.close = True
+                self._refuse_unread(arriving)
+        elif arriving is not None and not arriving.response_complete:
+            arriving.body += body
+            arriving.message_event.set()
+
+    def on_message_complete(self) -> None:
+        self._phase = Phase.IDLE if self._more_may_come else Phase.DEAF
+        self._since = monotonic()
+        arriving, self._arriving = self._arriving, None
+        if isinstance(arriving, Exchange):
+            arriving.body = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
+            self._blocks = []
+            self._received(arriving)
+        elif arriving is not None:
+            arriving.more_body = False
+            arriving.message_event.set()
+
+    # Answering, in order
+    def _received(self, turn: Exchange | RequestResponseCycle) -> None:
+        """A request may be answered: now, or after those before it."""
+        if self.current is None and not self._waiting and not self.flow.write_paused:
+            self._start(turn)
+        else:
+            self._waiting.append(turn)
+            self.flow.pause_reading()
+
+    def _refuse_unread(self, exchange: Exchange) -> None:
+        """Refuse without reading the body; nothing after it can be told from it, so the input ends here."""
+        self._phase = Phase.DEAF
+        self._arriving = None
+        self._received(exchange)
+        raise _AnsweredAndClosing
+
+    def _start(self, turn: Exchange | RequestResponseCycle) -> None:
+        self.current = turn
+        if isinstance(turn, Exchange):
+            self.pipeline_.begin(turn, monotonic())
+        else:
+            turn.keep_alive = turn.keep_alive and not self.pipeline_.draining
+            self._start_asgi_task(turn, self.app)
+
+    def exchange_over(self, exchange: Exchange) -> None:
+        """The pipeline is done with the exchange: the next request's turn."""
+        if self.current is exchange:
+            self._turn_over()
+
+    def on_response_complete(self) -> None:
+        self._turn_over()
+
+    def _turn_over(self) -> None:
+        self.current = None
+        self._served += 1
+        self.server_state.total_requests += 1
+        if self._phase is Phase.IDLE:
+            self._since = monotonic()
+        if self._waiting:
+            self._advance()
+        elif self._phase is Phase.DEAF and not self._closing_gently:
+            self._close_gently()
+
+    def _advance(self) -> None:
+        """Start waiting requests in a loop, not a recursion: a client may pipeline thousands. Not while it does not
+        read its answers, which would pile up."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self._waiting and self.current is None and not self.flow.write_paused:
+            self._start(self._waiting.popleft())
+        self._advancing = False
+        if not self._waiting:
+            self.flow.resume_reading()
+
+    # Writing answers
+    def respond(
+        self,
+        exchange: Exchange,
+        status: int,
+        content_type: bytes,
+        body: bytes,
+        extra: bytes = b"",
+        *,
+        close: bool = False,
+    ) -> None:
+        """Send a whole answer. `extra` are more header lines; `close` ends the connection after it."""
+        exchange.answer_status = status
+        exchange.bytes_out = len(body)
+        if self.transport.is_closing():
+            return
+        closing = close or not self._stays_open()
+        self.transport.write(
+            b"%s%scontent-type: %s\r\nx-request-id: %s\r\n%s%scontent-length: %d\r\n\r\n%s"
+            % (
+                STATUS_LINE[status],
+                self.gateway.date_line,
+                content_type,
+                exchange.request_id.encode(),
+                self._common_lines(exchange),
+                b"connection: close\r\n" + extra if closing else extra,
+                len(body),
+                body,
+            )
+        )
+        if closing:
+            self._close_gently()
+
+    def start_stream(self, exchange: Exchange, events: bytes) -> None:
+        """Send the head of a stream and its first events."""
+        exchange.answer_status = 200
+        lines = b"transfer-encoding: chunked\r\n" if exchange.http11 else b""
+        if not self._stays_open():
+            lines += b"connection: close\r\n"
+        self._chunked = exchange.http11
+        head = b"%s%s%sx-request-id: %s\r\n%s%s\r\n" % (
+            STATUS_LINE[200],
+            self.gateway.date_line,
+            _STREAM_HEAD,
+            exchange.request_id.encode(),
+            self._common_lines(exchange),
+            lines,
+        )
+        self._write(head + self._framed(events))
+
+    def write_stream(self, events: bytes) -> None:
+        """Send more events of a stream."""
+        self._write(self._framed(events))
+
+    def end_stream(self, events: bytes) -> None:
+        """Send the last events of a stream, if any, and its end."""
+        end = b"0\r\n\r\n" if self._chunked else b""
+        self._write((self._framed(events) if events else b"") + end)
+        if not self._stays_open():
+            self._close_gently()
+
+    def _framed(self, events: bytes) -> bytes:
+        return b"%x\r\n%s\r\n" % (len(events), events) if self._chunked else events
+
+    def _write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _stays_open(self) -> bool:
+        """Whether another answer may follow on this connection."""
+        return bool(self._waiting) or (self._phase is not Phase.DEAF and not self.pipeline_.draining)
+
+    def _common_lines(self, exchange: Exchange) -> bytes:
+        origin = exchange.headers.get(b"origin")
+        return self.gateway.cors_lines(origin) if origin is not None else b""
+
+    # Ending a connection
+    def _close_gently(self) -> None:
+        """Close after what is written, still reading for a while: closing at once would turn unread input into a
+        reset, which can destroy the answer before the client has read it."""
+        self._phase, self._since = Phase.DEAF, monotonic()
+        self._closing_gently = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _answer_raw(self, refusal: Refusal) -> None:
+        """Refuse a request that cannot be understood, or not be waited for, and close."""
+        self._phase, self._since = Phase.DEAF, monotonic()
+        if self.current is not None or self._waiting:  # earlier answers come first; after them we close
+            return
+        body = error_body(refusal, Dialect.OPENAI, "")
+        self.transport.write(
+            b"%s%scontent-type: application/json\r\nx-request-id: %s\r\n%scontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s"
+            % (
+                STATUS_LINE[refusal.status],
+                self.gateway.date_line,
+                self.gateway.new_request_id().encode(),
+                error_headers(refusal),
+                len(body),
+                body,
+            )
+        )
+        self._close_gently()
+        self.gateway.recorder.unreadable(refusal, self.address)
+
+    def _input_failed(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if self._phase is Phase.DEAF or isinstance(cause, _AnsweredAndClosing):
+            self._phase = Phase.DEAF
+            return
+        if not isinstance(cause, Refusal):
+            cause = InvalidHeader("The request is not valid HTTP/1.1.", code="invalid_http")
+        self._answer_raw(cause)
+
+    def _bound_unseen(self, fed: int) -> None:
+        """Bound what the parser holds without telling: a header that has no end yet, chunk extensions, trailers."""
+        if self._told:
+            self._told = False
+            self._unseen_bytes = 0
+            return
+        self._unseen_bytes += fed
+        if self._unseen_bytes > self.limits.max_header_bytes + self.limits.max_url_bytes:
+            self._answer_raw(HeadersTooLarge(f"The headers exceed {self.limits.max_header_bytes} bytes."))
+
+    def _arrived_too_slowly(self) -> None:
+        if self.current is not None:
+            self.transport.close()
+            return
+        self._answer_raw(RequestTimeout("The request took too long to arrive.", should_retry=False))
+
+    def _body_too_large(self) -> None:
+        raise BodyTooLarge(f"The body is larger than {self.limits.max_body_bytes} bytes.")
+
+    def _check_unread(self, now: float) -> None:
+        """The client has left its answer unread for long: cut it off, unless it reads, however slowly."""
+        unread = self.transport.get_write_buffer_size()
+        if unread < self._unread_bytes:
+            self._unread_since, self._unread_bytes = now, unread
+        else:
+            self.transport.abort()
+
+    # Other requests
+    def _asgi_cycle(self, method: bytes, version: str, fields: list[tuple[bytes, bytes]]) -> RequestResponseCycle:
+        """A request for the FastAPI application, as uvicorn's own protocol would have made it."""
+        raw_path, _, query = self.url.partition(b"?")
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": method.decode("ascii"),
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "path": unquote(raw_path.decode("ascii")),
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": fields,
+            "state": self.app_state.copy(),
+        }
+        cycle = self.cycle = RequestResponseCycle(
+            scope=scope,  # type: ignore[arg-type]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=any(name == b"expect" for name, _ in fields),
+            keep_alive=self._more_may_come,
+            on_response=self.on_response_complete,
+        )
+        self._received(cycle)
+        return cycle
+
+    def _check_head(
+        self, method: bytes, version: str, headers: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]
+    ) -> int:
+        """Refuse what llhttp accepts and a careful server does not. Returns the declared length, 0 where unknown."""
+        if version not in ("1.1", "1.0"):
+            raise InvalidHeader(f"HTTP/{version} is not spoken here; use HTTP/1.1.", code="invalid_http")
+        if method not in _METHODS:
+            raise _method_refused()
+        if self.url[:1] != b"/" or b"#" in self.url or not self.url.isascii():
+            raise InvalidHeader("The request target must be a path that starts with '/'.", code="invalid_url")
+        if len(headers) != len(fields):
+            _check_doubled([name for name, _ in fields])
+        if sum(map(len, headers)) + sum(map(len, headers.values())) > self.limits.max_header_bytes:
+            raise HeadersTooLarge(f"The headers exceed {self.limits.max_header_bytes} bytes.")
+        host = headers.get(b"host")
+        if (host is None and version == "1.1") or host == b"" or (host and host.translate(None, _HOST_CHARACTERS)):
+            raise InvalidHeader("The Host header is missing or not valid.", code="invalid_host")
+        if b"upgrade" in headers:
+            raise InvalidHeader("Upgrades are not offered.")
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and (coding.lower() != b"chunked" or version != "1.1"):
+            raise InvalidHeader("Transfer-Encoding must be 'chunked', in HTTP/1.1.")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            refusal = UnsupportedMediaType("Compressed bodies are not accepted; send it uncompressed.")
+            refusal.close = True
+            raise refusal
+        expect = headers.get(b"expect")
+        if expect is not None and expect.lower() != b"100-continue":
+            raise InvalidHeader("Only 'Expect: 100-continue' is understood.")
+        length = int(headers.get(b"content-length", 0))
+        if length > self.limits.max_body_bytes:
+            self._body_too_large()
+        return length
+
+
+def _check_doubled(names: list[bytes]) -> None:
+    if names.count(b"authorization") > 1:
+        raise Unauthorized("There is more than one Authorization header.")
+    for name in _SINGLE_HEADERS:
+        if names.count(name) > 1:
+            raise InvalidHeader(f"There is more than one {name.decode()} header.")
+
+
+def _method_refused() -> Refusal:
+    refusal = MethodNotAllowed("This method is not offered.")
+    refusal.close = True
+    return refusal

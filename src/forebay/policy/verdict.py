@@ -1,0 +1,23 @@
+"""What a policy answers: it raises a `Refusal` for no, and returns a `Lease` for yes."""
+
+from collections.abc import Callable
+from typing import Literal
+
+# How an exchange ended, as leases and telemetry need to know it.
+Outcome = Literal["answered", "refused", "failed", "cancelled"]
+
+
+class Lease:
+    """Something held while a request runs, given back exactly once, with how the request ended."""
+
+    __slots__ = ("_give_back",)
+
+    def __init__(self, give_back: Callable[[Outcome, float], None]) -> None:
+        self._give_back: Callable[[Outcome, float], None] | None = give_back
+
+    def release(self, outcome: Outcome, now: float) -> None:
+        """Give it back. Raises RuntimeError the second time: a lease released twice corrupts a counter."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is None:
+            raise RuntimeError("a lease was released twice")
+        give_back(outcome, now)

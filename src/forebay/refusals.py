@@ -1,0 +1,144 @@
+"""Every "no" that Forebay says: its status, type, code, and what the caller should do about it.
+
+    Refusal
+    ├── BadRequest 400          the request itself is wrong
+    │   ├── InvalidJSON             body is not the JSON object it must be
+    │   ├── InvalidHeader           a header is malformed, doubled or not supported
+    │   └── ContextTooLong          prompt and answer do not fit the model
+    ├── Unauthorized 401        no key, or not one of ours
+    ├── NotFound 404            no such path
+    │   └── ModelNotFound           no such model, or not for this key
+    ├── MethodNotAllowed 405    the path exists, the method does not
+    ├── RequestTimeout 408      the request did not arrive in time
+    ├── BodyTooLarge 413        ├── URLTooLong 414   ├── UnsupportedMediaType 415   └── HeadersTooLarge 431
+    ├── InternalError 500       our bug
+    ├── BadGateway 502          the engine answered with something that is no answer
+    ├── Unavailable 503         not now
+    │   ├── Overloaded              too much at once
+    │   ├── EngineUnavailable       no engine is ready for this model
+    │   └── Draining                this gateway is about to stop
+    └── UpstreamTimeout 504     the engine took too long
+
+Status, type and code follow what the official OpenAI clients act on: they retry 408, 409, 429 and every status from
+500 up, unless `x-should-retry: false` says otherwise, and give up where `retry-after` exceeds a minute.
+`gateway/errors.py` turns a refusal into bytes; nothing else does.
+"""
+
+
+class Refusal(Exception):
+    """A request is answered with an error. The message is shown to the caller: what was wrong and what to do.
+
+    `retry_after_s` is sent as `retry-after` (1 to 60 s); `should_retry` as `x-should-retry` where it is not None;
+    `close` ends the connection after the answer, because what follows on it cannot be trusted or is not wanted.
+    """
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+    close = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
+        self.headers = headers
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status} {self.code}: {self.message}>"
+
+
+class BadRequest(Refusal):
+    status, type, code = 400, "invalid_request_error", "invalid_value"
+
+
+class InvalidJSON(BadRequest):
+    code = "invalid_json"
+
+
+class InvalidHeader(BadRequest):
+    code = "invalid_header"
+    close = True
+
+
+class ContextTooLong(BadRequest):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(Refusal):
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class NotFound(Refusal):
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(Refusal):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestTimeout(Refusal):
+    status, type, code = 408, "timeout_error", "request_timeout"
+    close = True
+
+
+class BodyTooLarge(Refusal):
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+    close = True
+
+
+class URLTooLong(Refusal):
+    status, type, code = 414, "invalid_request_error", "url_too_long"
+    close = True
+
+
+class UnsupportedMediaType(Refusal):
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class HeadersTooLarge(Refusal):
+    status, type, code = 431, "invalid_request_error", "headers_too_large"
+    close = True
+
+
+class InternalError(Refusal):
+    status, type, code = 500, "server_error", "internal_error"
+
+
+class BadGateway(Refusal):
+    status, type, code = 502, "server_error", "upstream_invalid_response"
+
+
+class Unavailable(Refusal):
+    status, type, code = 503, "service_unavailable_error", "service_unavailable"
+
+
+class Overloaded(Unavailable):
+    code = "server_is_overloaded"
+
+
+class EngineUnavailable(Unavailable):
+    code = "engine_unavailable"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class UpstreamTimeout(Refusal):
+    status, type, code = 504, "timeout_error", "upstream_timeout"

@@ -1,0 +1,82 @@
+"""Keeps a remote replica's `ready` and `models` true, by asking it.
+
+A replica is taken in when `/v1/models` names a model. It is taken out when it refuses connections or answers
+`/health` with anything but 200, twice in a row: a time-out proves nothing, since a saturated engine answers late.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from forebay.failures import Failure
+from forebay.replicas.replica import Replica
+from forebay.upstream.fetch import fetch
+
+log = logging.getLogger("forebay.replicas")
+
+STRIKES = 2
+
+
+class _Card(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Card]
+
+
+_models_decoder = msgspec.json.Decoder(_Models)
+
+
+async def learn_models(replica: Replica, timeout_s: float) -> None:
+    """Ask a replica which models it serves and remember them. Raises `Failure`."""
+    status, body = await fetch(replica.upstream, _get(replica, b"/v1/models"), timeout_s)
+    if status != 200:
+        raise Failure("invalid", f"/v1/models answered {status}")
+    try:
+        cards = _models_decoder.decode(body).data
+    except msgspec.DecodeError:
+        raise Failure("invalid", "/v1/models is not a list of models") from None
+    replica.models = {
+        card.id: {"id": card.id, **({"max_model_len": card.max_model_len} if card.max_model_len else {})}
+        for card in cards
+    }
+
+
+async def watch(replica: Replica, *, interval_s: float, timeout_s: float, on_change: Callable[[Replica], None]) -> None:
+    """Check a replica for ever; `on_change` is told when it joins, leaves or serves other models."""
+    strikes = 0
+    while True:
+        try:
+            if replica.ready:
+                status, _ = await fetch(replica.upstream, _get(replica, b"/health"), timeout_s)
+                if status != 200:
+                    raise Failure("invalid", f"/health answered {status}")
+            else:
+                await learn_models(replica, timeout_s)
+                _set_ready(replica, True, "answers", on_change)
+            strikes = 0
+        except Failure as failure:
+            strikes += 1
+            if not replica.ready:
+                replica.why = str(failure)
+            elif failure.kind != "timeout" and strikes >= STRIKES:
+                _set_ready(replica, False, str(failure), on_change)
+        await asyncio.sleep(interval_s if replica.ready else min(interval_s, 1.0))
+
+
+def _set_ready(replica: Replica, ready: bool, why: str, on_change: Callable[[Replica], None]) -> None:
+    replica.ready, replica.why = ready, why
+    log.log(
+        logging.INFO if ready else logging.WARNING,
+        "replica joined" if ready else "replica left",
+        extra={"replica": replica.name, "why": why, "models": list(replica.models)},
+    )
+    on_change(replica)
+
+
+def _get(replica: Replica, path: bytes) -> bytes:
+    return replica.request_head(b"GET", path) + b"\r\n"

@@ -1,0 +1,79 @@
+"""All replicas, and which of them serve a model."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from forebay.refusals import EngineUnavailable, ModelNotFound
+from forebay.replicas.replica import Replica
+
+ONLY_MODEL = "*"
+
+
+class ReplicaPool:
+    """Resolves names that callers use to models, and models to the replicas that serve them."""
+
+    def __init__(self, replicas: Iterable[Replica], aliases: dict[str, str]) -> None:
+        self.replicas = list(replicas)
+        self._aliases = aliases
+        self._by_model: dict[str, list[Replica]] = {}
+        self._created = int(time.time())
+        self.refresh()
+
+    def __repr__(self) -> str:
+        ready = sum(replica.ready for replica in self.replicas)
+        return f"<ReplicaPool {ready}/{len(self.replicas)} ready, models={list(self._by_model)}>"
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self.replicas)
+
+    @property
+    def ready(self) -> bool:
+        return any(replica.ready for replica in self.replicas)
+
+    def refresh(self) -> None:
+        """Take in that a replica's models have changed."""
+        by_model: dict[str, list[Replica]] = {}
+        for replica in self.replicas:
+            for model in replica.models:
+                by_model.setdefault(model, []).append(replica)
+        self._by_model = by_model
+
+    def resolve(self, name: str | None) -> str:
+        """The model meant by a name, an alias, or (None) by nobody's naming one. Raises `ModelNotFound`."""
+        if name in self._by_model:
+            return name
+        if not self._by_model:
+            raise EngineUnavailable("No engine is ready yet. Try again shortly.", retry_after_s=5)
+        wanted = ONLY_MODEL if name is None else self._aliases.get(name)
+        if wanted == ONLY_MODEL and len(self._by_model) == 1:
+            return next(iter(self._by_model))
+        if wanted in self._by_model:
+            return wanted
+        if name is None:
+            raise ModelNotFound("Name a model in 'model'; GET /v1/models lists them.", param="model")
+        raise ModelNotFound(
+            f"The model {name[:128]!r} does not exist or is not open to you; GET /v1/models lists those that are.",
+            param="model",
+        )
+
+    def serving(self, model: str) -> list[Replica]:
+        """The replicas that serve a model, ready or not."""
+        return self._by_model.get(model, [])
+
+    def named(self, name: str) -> Replica | None:
+        return next((replica for replica in self.replicas if replica.name == name), None)
+
+    def model_cards(self) -> list[dict[str, Any]]:
+        """OpenAI's model objects of all models, then of the aliases that lead to one."""
+        cards = [
+            {"object": "model", "created": self._created, "owned_by": "forebay", **replicas[0].models[model]}
+            for model, replicas in self._by_model.items()
+        ]
+        known = {card["id"]: card for card in cards}
+        for alias, target in self._aliases.items():
+            if target == ONLY_MODEL and len(cards) == 1:
+                target = cards[0]["id"]
+            if target in known and alias not in known:
+                cards.append({**known[target], "id": alias, "root": target})
+        return cards

@@ -1,0 +1,49 @@
+"""An engine as the gateway sees it: where it is, which models it serves, whether it may be asked, how busy it is.
+
+`in_flight` is our own count of requests under way; the engine's gauges lag by seconds.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from forebay.policy.verdict import Lease, Outcome
+from forebay.upstream.pool import UpstreamPool
+
+
+@dataclass(eq=False, slots=True)
+class Replica:
+    """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object)."""
+
+    name: str
+    upstream: UpstreamPool
+    api_key: str | None = field(default=None, repr=False)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ready: bool = False
+    why: str = "not checked yet"
+    in_flight: int = 0
+    draining: bool = False
+    heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+
+    def acquire(self) -> Lease:
+        """Count one request as under way until the lease is released."""
+        self.in_flight += 1
+        return Lease(self._release)
+
+    def _release(self, outcome: Outcome, now: float) -> None:
+        self.in_flight -= 1
+
+    def request_head(self, method: bytes, path: bytes) -> bytes:
+        """Request line and the headers that are the same for every request on a path; made once."""
+        head = self.heads.get(method + path)
+        if head is None:
+            address = self.upstream.address
+            lines = [b"%s %s%s HTTP/1.1" % (method, address.prefix.encode(), path)]
+            lines.append(b"host: " + address.authority.encode())
+            if self.api_key:
+                lines.append(b"authorization: Bearer " + self.api_key.encode())
+            if method == b"POST":
+                lines.append(b"content-type: application/json")
+            head = b"\r\n".join(lines) + b"\r\n"
+            if b"responses/" not in path:  # those paths are many
+                self.heads[method + path] = head
+        return head

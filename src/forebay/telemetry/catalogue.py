@@ -1,0 +1,89 @@
+"""EVERY metric that Forebay exports: name, kind, labels, buckets, meaning. Data only; nothing is named elsewhere."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `name` carries its unit (`_seconds`, `_bytes`, `_tokens`); counters end in `_total`."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+TTFT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
+
+REQUESTS = Metric("forebay_requests_total", "counter", "Requests answered, by status.", ("endpoint", "model", "status"))
+DURATION = Metric(
+    "forebay_request_duration_seconds",
+    "histogram",
+    "Time from a request's headers to the end of its answer.",
+    ("endpoint", "model"),
+    LATENCY_S,
+)
+TTFT = Metric(
+    "forebay_time_to_first_token_seconds",
+    "histogram",
+    "Time from a request's headers to the first event of its stream.",
+    ("endpoint", "model"),
+    TTFT_S,
+)
+TOKEN_GAP = Metric(
+    "forebay_inter_token_seconds",
+    "histogram",
+    "Time between two blocks of a stream, mostly one token each.",
+    ("endpoint", "model"),
+    GAP_S,
+)
+PROMPT_TOKENS = Metric(
+    "forebay_prompt_tokens_total",
+    "counter",
+    "Prompt tokens, as the engine counted them.",
+    ("endpoint", "model"),
+)
+CACHED_TOKENS = Metric(
+    "forebay_cached_prompt_tokens_total",
+    "counter",
+    "Prompt tokens that the engine took from its prefix cache.",
+    ("endpoint", "model"),
+)
+COMPLETION_TOKENS = Metric(
+    "forebay_completion_tokens_total",
+    "counter",
+    "Generated tokens, as the engine counted them; of streams cut short, the events delivered.",
+    ("endpoint", "model"),
+)
+ERRORS = Metric(
+    "forebay_errors_total", "counter", "Requests that ended in an error, by its code.", ("endpoint", "code")
+)
+RETRIES = Metric("forebay_retries_total", "counter", "Attempts beyond the first.", ("endpoint",))
+ACTIVE = Metric("forebay_active_requests", "gauge", "Relayed requests under way.")
+CONNECTIONS = Metric("forebay_connections", "gauge", "Client connections open.")
+REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in rotation.", ("replica",))
+REPLICA_IN_FLIGHT = Metric(
+    "forebay_replica_in_flight", "gauge", "Requests under way at the replica, by our own count.", ("replica",)
+)
+ENGINE_STATE = Metric(
+    "forebay_engine_state",
+    "gauge",
+    "1 for the state that the engine is in, 0 for others.",
+    ("engine", "state"),
+)
+ENGINE_RESTARTS = Metric("forebay_engine_restarts_total", "counter", "Times the engine was started again.", ("engine",))
+ENGINE_OOM = Metric(
+    "forebay_engine_out_of_memory_total", "counter", "Out-of-memory events seen in the engine.", ("engine",)
+)
+LOG_LINES_DROPPED = Metric(
+    "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
+)
+BUILD = Metric("forebay_build_info", "gauge", "Always 1; says which version runs.", ("version",))
+
+CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -1,0 +1,89 @@
+"""The catalogue's metrics as numbers, and their way to Prometheus.
+
+Counting is on the hot path and single-threaded, so it is a dictionary or list increment; prometheus-client's own
+children, which lock and loop on every observation, would cost several times as much. Its exposition format is used
+as it is: `Metrics` is a collector that it asks at each scrape.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from forebay.telemetry.catalogue import CATALOGUE, Metric
+
+Labels = tuple[str, ...]
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+Samples = Callable[[], Iterable[tuple[Labels, float]]]
+
+
+class Histogram:
+    """Counts of one labelled histogram: `counts[i]` observations at most `bounds[i]`, the last beyond all."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> Iterator[tuple[str, float]]:
+        """Prometheus's buckets: upper bound and how many are at most that."""
+        running = 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            yield bound, running
+
+
+class Metrics(Collector):
+    """All of the catalogue. Gauges are read at scrape time from functions given to `watch`."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, dict[Labels, float]] = {m.name: {} for m in CATALOGUE if m.kind == "counter"}
+        self._histograms: dict[str, dict[Labels, Histogram]] = {m.name: {} for m in CATALOGUE if m.kind == "histogram"}
+        self._watched: dict[str, Samples] = {}
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+
+    def add(self, metric: Metric, labels: Labels, amount: float = 1) -> None:
+        """Increase a counter."""
+        counts = self._counters[metric.name]
+        counts[labels] = counts.get(labels, 0) + amount
+
+    def histogram(self, metric: Metric, labels: Labels) -> Histogram:
+        """A labelled histogram, made where it is new; keep it to observe without a look-up."""
+        children = self._histograms[metric.name]
+        child = children.get(labels)
+        if child is None:
+            child = children[labels] = Histogram(metric.buckets)
+        return child
+
+    def watch(self, metric: Metric, samples: Samples) -> None:
+        """Read a gauge, or a counter kept elsewhere, at each scrape."""
+        self._watched[metric.name] = samples
+
+    def collect(self) -> Iterator[Family]:
+        for metric in CATALOGUE:
+            yield self._family(metric)
+
+    def _family(self, metric: Metric) -> Family:
+        if metric.kind == "histogram":
+            histograms = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for labels, child in self._histograms[metric.name].items():
+                histograms.add_metric(labels, list(child.cumulative()), child.total)
+            return histograms
+        kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+        family = kind(metric.name, metric.help, labels=metric.labels)
+        watched = self._watched.get(metric.name)
+        samples = watched() if watched else self._counters.get(metric.name, {}).items()
+        for labels, value in samples:
+            family.add_metric(labels, value)
+        return family

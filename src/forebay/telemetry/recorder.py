@@ -1,0 +1,162 @@
+"""Exchanges → metrics and one access-log line each. Policies report nothing; this watches.
+
+Nothing of a prompt, an answer or a key is ever in reach of a log line here: only the fields of `AccessLine` are.
+"""
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from forebay.policy.verdict import Outcome
+from forebay.telemetry import catalogue as metric
+from forebay.telemetry.logging import LogWriter
+from forebay.telemetry.metrics import Histogram, Metrics
+
+if TYPE_CHECKING:
+    from forebay.gateway.exchange import Exchange
+    from forebay.refusals import Refusal
+
+log = logging.getLogger("forebay.gateway")
+
+CLIENT_GONE = 499
+
+
+class AccessLine(msgspec.Struct, omit_defaults=True):
+    """One line a request. Times are milliseconds; `outcome` is how the exchange ended."""
+
+    time: float
+    level: str
+    message: str
+    request_id: str
+    key_id: str
+    endpoint: str
+    status: int
+    outcome: str
+    duration_ms: float
+    model: str = ""
+    stream: bool = False
+    ttft_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    replica: str = ""
+    attempts: int = 1
+    error: str = ""
+    client: str = ""
+    engine_request_id: str = ""
+    trace_id: str = ""
+
+
+class _Series:
+    """The labelled children for one endpoint and model, looked up once."""
+
+    __slots__ = ("duration", "gap", "labels", "statuses", "ttft")
+
+    def __init__(self, metrics: Metrics, labels: tuple[str, str]) -> None:
+        self.labels = labels
+        self.statuses: dict[int, tuple[str, str, str]] = {}
+        self.duration: Histogram = metrics.histogram(metric.DURATION, labels)
+        self.ttft: Histogram = metrics.histogram(metric.TTFT, labels)
+        self.gap: Histogram = metrics.histogram(metric.TOKEN_GAP, labels)
+
+    def with_status(self, status: int) -> tuple[str, str, str]:
+        labels = self.statuses.get(status)
+        if labels is None:
+            labels = self.statuses[status] = (*self.labels, str(status))
+        return labels
+
+
+class Recorder:
+    """Told of each exchange's tokens and end. `writer` takes access lines, None where they are off."""
+
+    def __init__(self, metrics: Metrics, writer: LogWriter | None) -> None:
+        self._metrics = metrics
+        self._writer = writer
+        self._series: dict[tuple[str, str], _Series] = {}
+        self.answered = 0
+
+    def tokens(self, exchange: "Exchange", now: float) -> None:
+        """A block of tokens, or a whole answer, is about to reach the client."""
+        if exchange.first_token_at == 0.0:
+            exchange.first_token_at = now
+        else:
+            self._of(exchange).gap.observe(now - exchange.last_token_at)
+        exchange.last_token_at = now
+
+    def finished(self, exchange: "Exchange", outcome: Outcome, now: float) -> None:
+        """An exchange is over."""
+        self.answered += 1
+        status = exchange.answer_status if outcome != "cancelled" else CLIENT_GONE
+        series = self._of(exchange)
+        self._metrics.add(metric.REQUESTS, series.with_status(status))
+        series.duration.observe(now - exchange.started_at)
+        stream = exchange.demand is not None and exchange.demand.stream
+        if stream and exchange.first_token_at:
+            series.ttft.observe(exchange.first_token_at - exchange.started_at)
+        self._count_tokens(exchange, series.labels)
+        if exchange.error_code:
+            self._metrics.add(metric.ERRORS, (exchange.route.name, exchange.error_code))
+        if exchange.attempts > 1:
+            self._metrics.add(metric.RETRIES, (exchange.route.name,), exchange.attempts - 1)
+        if self._writer is not None:
+            self._writer.write(_access_line(exchange, outcome, status, stream, now))
+
+    def unreadable(self, refusal: "Refusal", address: str) -> None:
+        """A connection was refused before any request on it could be told."""
+        self._metrics.add(metric.ERRORS, ("unreadable", refusal.code))
+        log.info("unreadable request", extra={"client": address, "status": refusal.status, "error": refusal.code})
+
+    def bug(self, exchange: "Exchange", error: Exception) -> None:
+        """Forebay itself failed on an exchange."""
+        log.error("request failed in Forebay", exc_info=error, extra={"request_id": exchange.request_id})
+
+    def _of(self, exchange: "Exchange") -> _Series:
+        key = (exchange.route.name, exchange.model)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = _Series(self._metrics, key)
+        return series
+
+    def _count_tokens(self, exchange: "Exchange", labels: tuple[str, str]) -> None:
+        usage = exchange.usage
+        if usage is not None:
+            self._metrics.add(metric.PROMPT_TOKENS, labels, usage.prompt_tokens)
+            self._metrics.add(metric.COMPLETION_TOKENS, labels, usage.completion_tokens)
+            if usage.cached_tokens:
+                self._metrics.add(metric.CACHED_TOKENS, labels, usage.cached_tokens)
+        elif exchange.events_out:
+            self._metrics.add(metric.COMPLETION_TOKENS, labels, exchange.events_out)
+
+
+def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bool, now: float) -> AccessLine:
+    usage = exchange.usage
+    line = AccessLine(
+        time=time.time(),
+        level="info",
+        message="request",
+        request_id=exchange.request_id,
+        key_id=exchange.principal.key_id if exchange.principal is not None else "",
+        endpoint=exchange.route.name,
+        status=status,
+        outcome=outcome,
+        duration_ms=round((now - exchange.started_at) * 1e3, 3),
+        model=exchange.model,
+        stream=stream,
+        replica=exchange.replica.name if exchange.replica is not None else "",
+        attempts=exchange.attempts,
+        error=exchange.error_code,
+        client=exchange.client.address,
+    )
+    if usage is not None:
+        line.prompt_tokens = usage.prompt_tokens
+        line.completion_tokens = usage.completion_tokens
+        line.cached_tokens = usage.cached_tokens or None
+    if exchange.first_token_at:
+        line.ttft_ms = round((exchange.first_token_at - exchange.started_at) * 1e3, 3)
+    if exchange.engine_id != exchange.request_id:
+        line.engine_request_id = exchange.engine_id
+    if exchange.traceparent:
+        line.trace_id = exchange.traceparent[3:35].decode("ascii")
+    return line

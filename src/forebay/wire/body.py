@@ -1,0 +1,193 @@
+"""A request's body → what the gateway must know of it (`Demand`), and the bytes to send on.
+
+The body is decoded once, and only the fields below are looked at; all else is vLLM's to judge. It is sent on byte for
+byte unless the model has another name at the engine, or the gateway needs to ask for the usage that the caller did not
+ask for; then only those fields change.
+
+Refused here, because nothing behind us bounds them: JSON that is none or too deep, more answers or log-probabilities
+than allowed, and the fields by which a caller would steer the engine itself (its scheduler, its caches, its ids).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import astuple
+
+from forebay.refusals import BadRequest, InvalidJSON
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_FIELD_IN_MESSAGE = re.compile(r"`\$\.([A-Za-z_]+)")
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    """The fields of any relayed request that the gateway acts on."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    best_of: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    stop: str | list[str] | None = None
+    previous_response_id: str | None = None
+    # The engine's own controls; see `_ENGINE_ONLY`.
+    priority: Raw | UnsetType = UNSET
+    request_id: Raw | UnsetType = UNSET
+    cache_salt: Raw | UnsetType = UNSET
+    kv_transfer_params: Raw | UnsetType = UNSET
+    ec_transfer_params: Raw | UnsetType = UNSET
+    vllm_xargs: Raw | UnsetType = UNSET
+    mm_processor_kwargs: Raw | UnsetType = UNSET
+    media_io_kwargs: Raw | UnsetType = UNSET
+    chat_template: Raw | UnsetType = UNSET
+    session_id: Raw | UnsetType = UNSET
+    logits_processors: Raw | UnsetType = UNSET
+
+
+_FIELDS = _Body.__struct_fields__
+_CAPPED = slice(_FIELDS.index("n"), _FIELDS.index("previous_response_id"))
+_ENGINE_ONLY = slice(_FIELDS.index("priority"), None)
+_NOT_CAPPED = astuple(_Body())[_CAPPED]
+_NOT_ENGINE_ONLY = astuple(_Body())[_ENGINE_ONLY]
+_POSITIVE = ("n", "best_of", "max_completion_tokens", "max_output_tokens")
+_decoder = msgspec.json.Decoder(_Body)
+_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Caps on what one request may ask; counts, and levels of JSON nesting."""
+
+    max_n: int
+    max_logprobs: int
+    max_stop: int
+    max_json_depth: int
+
+
+@dataclass(slots=True)
+class Demand:
+    """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it."""
+
+    model: str | None
+    stream: bool
+    wants_usage: bool
+    max_tokens: int | None
+    n: int
+    previous_response_id: str | None
+
+
+def read_demand(body: bytes, limits: BodyLimits) -> Demand:
+    """Read a request's body. Raises `InvalidJSON` or `BadRequest` with the offending parameter."""
+    try:
+        fields = _decoder.decode(body)
+    except msgspec.ValidationError as wrong:
+        raise _wrong_type(str(wrong)) from None
+    except msgspec.DecodeError as wrong:
+        raise InvalidJSON(f"The body is not valid JSON: {_where(wrong)}.") from None
+    except RecursionError:
+        raise InvalidJSON(f"The body is nested deeper than {limits.max_json_depth} levels.") from None
+    if not body.isascii():
+        _check_utf8(body)
+    if body.count(b"[") + body.count(b"{") > limits.max_json_depth:
+        _check_depth(body, limits.max_json_depth)
+    values = astuple(fields)  # in one step, for the usual request that has none of these
+    if values[_ENGINE_ONLY] != _NOT_ENGINE_ONLY:
+        _refuse_engine_only(fields)
+    if values[_CAPPED] != _NOT_CAPPED:
+        _check_caps(fields, limits)
+    if fields.max_tokens is not None and fields.max_tokens < 0:
+        raise BadRequest("'max_tokens' must not be negative.", param="max_tokens")
+    options = fields.stream_options
+    return Demand(
+        model=fields.model,
+        stream=fields.stream is True,
+        wants_usage=options is not None and options.include_usage is True,
+        max_tokens=fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens,
+        n=fields.n or 1,
+        previous_response_id=fields.previous_response_id,
+    )
+
+
+def body_for_engine(body: bytes, demand: Demand, engine_model: str | None, *, ask_usage: bool) -> bytes:
+    """The bytes to send: the caller's own, or with the engine's name for the model and the usage asked for."""
+    rename = engine_model is not None and engine_model != demand.model
+    if not rename and not ask_usage:
+        return body
+    fields: dict[str, Any] = _fields_decoder.decode(body)
+    if rename:
+        fields["model"] = engine_model
+    if ask_usage:
+        options: dict[str, Any] = {}
+        if (own := fields.get("stream_options")) is not None and own != b"null":
+            options = _fields_decoder.decode(own)
+        options["include_usage"] = True
+        fields["stream_options"] = options
+    return msgspec.json.encode(fields)
+
+
+def _refuse_engine_only(fields: _Body) -> None:
+    for name in _FIELDS[_ENGINE_ONLY]:
+        if getattr(fields, name) is not UNSET:
+            raise BadRequest(f"'{name}' steers the engine itself and is not open to callers. Leave it out.", param=name)
+
+
+def _check_caps(fields: _Body, limits: BodyLimits) -> None:
+    for name in _POSITIVE:
+        value = getattr(fields, name)
+        if value is not None and value < 1:
+            raise BadRequest(f"'{name}' must be at least 1.", param=name)
+    for name in ("n", "best_of"):
+        value = getattr(fields, name)
+        if value is not None and value > limits.max_n:
+            raise BadRequest(f"'{name}' may be at most {limits.max_n} here.", param=name)
+    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
+        value = getattr(fields, name)
+        if value is not None and value is not True and not 0 <= value <= limits.max_logprobs:
+            raise BadRequest(f"'{name}' must be between 0 and {limits.max_logprobs}.", param=name)
+    if isinstance(fields.stop, list) and len(fields.stop) > limits.max_stop:
+        raise BadRequest(f"'stop' may have at most {limits.max_stop} sequences.", param="stop")
+
+
+def _wrong_type(told: str) -> BadRequest:
+    """Say a msgspec type error as an API error: which parameter, what it should be."""
+    found = _FIELD_IN_MESSAGE.search(told)
+    if found is None:
+        return InvalidJSON("The body must be a JSON object.")
+    name, what = found.group(1), told.partition(" - at ")[0]
+    return BadRequest(f"'{name}' has the wrong type: {what[:1].lower()}{what[1:]}.", param=name)
+
+
+def _where(wrong: msgspec.DecodeError) -> str:
+    told = str(wrong).removeprefix("JSON is malformed: ")
+    return told if len(told) < 120 else "malformed"
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as wrong:
+        raise InvalidJSON(f"The body is not valid UTF-8 (byte {wrong.start}).") from None
+
+
+def _check_depth(body: bytes, most: int) -> None:
+    depth = 0
+    for found in _BRACKETS.finditer(body):
+        match found.group():
+            case b"{" | b"[":
+                depth += 1
+                if depth > most:
+                    raise InvalidJSON(f"The body is nested deeper than {most} levels.")
+            case b"}" | b"]":
+                depth -= 1

@@ -1,0 +1,42 @@
+"""Headers that the gateway itself reads or writes: request ids and trace context."""
+
+import os
+
+_ID_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+_HEX_AND_DASH = b"0123456789abcdef-"
+_ID_BYTES = 16
+_BATCH = 256
+
+
+class RequestIds:
+    """Makes unguessable request ids, 32 hex digits each, drawing randomness in batches."""
+
+    def __init__(self) -> None:
+        self._hex = ""
+        self._at = 0
+
+    def next(self) -> str:
+        if self._at >= len(self._hex):
+            self._hex = os.urandom(_ID_BYTES * _BATCH).hex()
+            self._at = 0
+        start = self._at
+        self._at = start + 2 * _ID_BYTES
+        return self._hex[start : self._at]
+
+
+def accepted_request_id(value: bytes | None) -> str | None:
+    """The caller's `x-request-id` if it is 1 to 128 letters, digits, '-', '_' or '.'; None otherwise."""
+    if not value or len(value) > 128 or value.translate(None, _ID_CHARACTERS):
+        return None
+    return value.decode("ascii")
+
+
+def accepted_traceparent(value: bytes | None) -> bytes | None:
+    """The caller's W3C `traceparent` if it has the form of version 00; None otherwise."""
+    if value is None or len(value) != 55 or value.translate(None, _HEX_AND_DASH):
+        return None
+    if value[:3] != b"00-" or value[35:36] != b"-" or value[52:53] != b"-" or value.count(b"-") != 3:
+        return None
+    if value[3:35] == b"0" * 32 or value[36:52] == b"0" * 16:
+        return None
+    return value

@@ -1,0 +1,100 @@
+"""Token counts as engines report them, in any of the three API styles, in whole answers and in stream events."""
+
+import msgspec
+
+from forebay.wire.sse import data_of
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    input_tokens_details: _PromptDetails | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Inner(msgspec.Struct):
+    """What Anthropic's `message_start` and the Responses API's events wrap their usage in."""
+
+    usage: _Counts | None = None
+    id: str | None = None
+
+
+class Answer(msgspec.Struct):
+    """What the gateway needs to know of an engine's answer or of one event of it."""
+
+    id: str | None = None
+    usage: _Counts | None = None
+    choices: list[_Choice] | None = None
+    message: _Inner | None = None
+    response: _Inner | None = None
+
+
+class Usage(msgspec.Struct):
+    """Tokens of one request, as told by the engine."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+# A chat answer's `message` inside `choices` is no `_Inner`; only top-level ones are read, so decoding stays shallow.
+_decoder = msgspec.json.Decoder(Answer)
+_raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read_answer(body: bytes) -> Answer | None:
+    """Decode an answer, or the data of an event; None where it is not the JSON object an engine sends."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError:
+        return _read_loosely(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def read_event(event: bytes) -> Answer | None:
+    """Decode what an event says; None for `[DONE]`, comments and anything that is not a JSON object."""
+    return read_answer(data_of(event))
+
+
+def usage_of(answer: Answer) -> Usage | None:
+    """The token counts in an answer or event, None where it has none."""
+    counts = answer.usage
+    if counts is None and answer.response is not None:
+        counts = answer.response.usage
+    if counts is None and answer.message is not None:
+        counts = answer.message.usage
+    if counts is None:
+        return None
+    details = counts.prompt_tokens_details or counts.input_tokens_details
+    cached = (details.cached_tokens if details else None) or counts.cache_read_input_tokens
+    return Usage(
+        counts.prompt_tokens or counts.input_tokens or 0,
+        counts.completion_tokens or counts.output_tokens or 0,
+        cached or 0,
+    )
+
+
+def is_aborted(answer: Answer) -> bool:
+    """Whether the engine gave the request up: it says so inside an answer of status 200."""
+    return any(choice.finish_reason == "abort" for choice in answer.choices or ())
+
+
+def _read_loosely(body: bytes) -> Answer | None:
+    """An object whose fields are of other types than expected is still an answer; it just tells us nothing."""
+    try:
+        _raw_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return Answer()
