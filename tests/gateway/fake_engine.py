@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 Where = Literal["head", "mid_head", "token", "mid_event", "mid_chunk", "end"]
 How = Literal["close", "reset", "finish", "hang"]
@@ -325,9 +325,8 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=4096)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's over TLS is one in deed only
+        self.transport.set_write_buffer_limits(high=4096)
         self.engine.accepted += 1
         self.number = self.engine.accepted
         self.engine.connections.add(self)
@@ -717,9 +716,8 @@ class _Chat(_Speech):
             "choices": [self.whole_choice(i) for i in range(self.n)],
             "service_tier": None,
             "system_fingerprint": None,
-            "prompt_logprobs": None,
-            "prompt_token_ids": None,
-            "kv_transfer_params": None,
+            **dict.fromkeys(("prompt_logprobs", "prompt_token_ids", "prompt_text", "metrics")),
+            **dict.fromkeys(("kv_transfer_params", "ec_transfer_params")),
         }
         return answer | ({"usage": usage} if self.has_usage else {})
 
@@ -792,7 +790,8 @@ class _Messages(_Speech):
         return [_sse({"type": "error", "error": error}, "error")]
 
     def whole(self) -> Any:
-        return self._message([{"type": "text", "text": self.text}], self._stop_reason(), self.tokens)
+        message = self._message([{"type": "text", "text": self.text}], self._stop_reason(), self.tokens)
+        return {key: value for key, value in message.items() if value is not None}
 
     def _stop_reason(self) -> str | None:
         return {"length": "max_tokens", "stop": "end_turn"}.get(self.finish_reason)
@@ -964,6 +963,7 @@ def _embeddings(body: dict[str, Any], model: str) -> dict[str, Any]:
         vectors = [base64.b64encode(struct.pack("<3f", *vector)).decode() for vector in vectors]
     words = max(_words(texts), 1)
     usage = {"prompt_tokens": words, "total_tokens": words, "completion_tokens": 0}
+    usage |= {"prompt_tokens_details": None, "completion_tokens_details": None}
     data = [{"index": i, "object": "embedding", "embedding": vector} for i, vector in enumerate(vectors)]
     frame = {"id": f"embd-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
     return frame | {"model": model, "data": data, "usage": usage}

@@ -10,7 +10,8 @@ verdicts are follows ROBUSTNESS.md (C1, C4): what two parsers may read different
     @given(mutated())                             # the same and the corpus, damaged
     pieces(raw)                                   # any way the bytes may arrive
 
-All requests carry `Authorization: Bearer sk-test` and go to paths that are relayed, so that only framing decides.
+All requests carry `Authorization: Bearer sk-test`, so that only framing decides. POST goes to a path that is relayed,
+GET to `/v1/models`, which a gateway answers itself.
 """
 
 from collections.abc import Iterable, Sequence

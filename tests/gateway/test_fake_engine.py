@@ -11,8 +11,11 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from fake_engine import Behaviour, FakeEngine, Fault, header_bomb, huge_event, invalid_utf8
-from framing_cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault, header_bomb, huge_event, invalid_utf8
+from tests.gateway.framing_cases import (
     ASKED,
     ASKED_GET,
     CASES,
@@ -23,9 +26,7 @@ from framing_cases import (
     read_with_h11,
     read_with_httptools,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from raw_client import Event, connect, exchange, fetch, parse_events, text_of, token_numbers
+from tests.gateway.raw_client import Event, connect, exchange, fetch, parse_events, text_of, token_numbers
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "fake-model", "messages": [{"role": "user", "content": "one two three"}]}

@@ -128,16 +128,16 @@ class Relay:
             self._slot = None
 
     # The engine's answer: upstream.connection.Reader
-    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
+    def head(self, status: int, headers: dict[bytes, bytes], now: float) -> None:
         self._status = status
-        self._progress_at = monotonic()
+        self._progress_at = now
         content_type = headers.get(b"content-type", b"")
         self._json = content_type.startswith(b"application/json")
         if status == 200 and content_type.startswith(b"text/event-stream"):
             self._splitter = EventSplitter(self._pipeline.relay_limits.max_event_bytes)
 
-    def block(self, data: bytes) -> None:
-        now = self._progress_at = monotonic()
+    def block(self, data: bytes, now: float) -> None:
+        self._progress_at = now
         if self._splitter is None:
             self._held.append(data)
             self._held_bytes += len(data)
@@ -152,8 +152,7 @@ class Relay:
         if events:
             self._pass_on(events, now)
 
-    def end(self) -> None:
-        now = monotonic()
+    def end(self, now: float) -> None:
         self._let_go(now)
         if self._splitter is None:
             self._answer_whole(b"".join(self._held), now)
@@ -197,7 +196,7 @@ class Relay:
             for end in exchange.route.stream_ends:
                 if has_line_starting(events, end):
                     self._ended_well = True
-        if exchange.route.dialect is Dialect.RESPONSES and not self._streaming:
+        if exchange.route.stores and not self._streaming:
             self._own_response(events)
         if not events:
             return
@@ -274,7 +273,7 @@ class Relay:
             self._end_badly(_ABORTED, now)
             return
         exchange.usage = usage_of(answer)
-        if exchange.route.dialect is Dialect.RESPONSES:
+        if exchange.route.stores:
             self._record_owner(answer.id)
         self._pipeline.recorder.tokens(exchange, now)
         exchange.client.respond(exchange, 200, b"application/json", body)

@@ -32,6 +32,7 @@ class Route:
     stream_ends: tuple[bytes, ...] = (b"data: [DONE]",)
     usage_on_request: bool = False
     model_required: bool = True
+    stores: bool = False
     response_id: str | None = None
 
 
@@ -40,7 +41,7 @@ _RELAYED = (
     Route("chat_completions", b"POST", b"/v1/chat/completions", usage_on_request=True),
     Route("completions", b"POST", b"/v1/completions", usage_on_request=True),
     Route("embeddings", b"POST", b"/v1/embeddings"),
-    Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END),
+    Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True),
     Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",)),
     Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC),
     Route("tokenize", b"POST", b"/tokenize", model_required=False),

@@ -64,6 +64,9 @@ class Phase(Enum):
     DEAF = "deaf"
 
 
+_IDLE, _HEAD, _BODY, _DEAF = Phase  # names without a dot: these are compared a dozen times a request
+
+
 class _AnsweredAndClosing(Exception):
     """Raised out of the parser: nothing more of this connection's input counts."""
 
@@ -89,12 +92,15 @@ class ClientConnection(HttpToolsProtocol):
         self._waiting: deque[Exchange | RequestResponseCycle] = deque()
         self._advancing = False
         self._arriving: Exchange | RequestResponseCycle | None = None
-        self._phase = Phase.IDLE
-        self._since = monotonic()
+        self._phase = _IDLE
+        self._since = self._now = monotonic()
+        self._fed = 0
         self._served = 0
         self._unread_since = 0.0
         self._unread_bytes = 0
         self._closing_gently = False
+        self._last_words: Refusal | None = None
+        self._checked_host: bytes | None = None
         self._chunked = True
         self.url = b""
         self._unseen_bytes = 0
@@ -115,8 +121,10 @@ class ClientConnection(HttpToolsProtocol):
             self._answer_raw(Overloaded("Too many connections.", retry_after_s=2))
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is Phase.DEAF or self.parser is None:
+        if self._phase is _DEAF or self.parser is None:
             return
+        self._now = monotonic()
+        self._fed = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -124,12 +132,12 @@ class ClientConnection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._input_failed(error)
         else:
-            if self._phase is not Phase.IDLE:
-                self._bound_unseen(len(data))
+            if self._phase is not _IDLE:
+                self._bound_unseen()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._phase = Phase.DEAF
+        self._phase = _DEAF
         turns = [self.current, *self._waiting]
         self.current = None
         self._waiting.clear()
@@ -156,7 +164,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server is going down: close once what was received has been answered."""
-        if self.current is None and not self._waiting and self._phase is Phase.IDLE:
+        if self.current is None and not self._waiting and self._phase is _IDLE:
             self.transport.close()
         elif isinstance(self.current, RequestResponseCycle):
             self.current.keep_alive = False
@@ -187,9 +195,9 @@ class ClientConnection(HttpToolsProtocol):
 
     # Parser callbacks
     def on_message_begin(self) -> None:
-        if self._phase is Phase.DEAF:
+        if self._phase is _DEAF:
             raise _AnsweredAndClosing
-        self._phase, self._since = Phase.HEAD, monotonic()
+        self._phase, self._since = _HEAD, self._now
         self.url = b""
         self.headers = []
         self._told = True
@@ -210,8 +218,9 @@ class ClientConnection(HttpToolsProtocol):
         fields, self.headers = self.headers, []  # what `on_header` is given from here on are trailers: dropped
         headers = dict(fields)
         length = self._check_head(method, version, headers, fields)
-        self._phase, self._since = Phase.BODY, monotonic()
-        self._body_started, self._body_bytes = self._since, 0
+        self._phase = _BODY
+        self._since = self._body_started = self._now
+        self._body_bytes = 0
         self._blocks = []
         self._more_may_come = version == "1.1" and self.parser.should_keep_alive()
         route = find_route(method, self.url)
@@ -231,7 +240,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._told = True
-        self._since = monotonic()
+        self._since = self._now
         self._body_bytes += len(body)
         if self._body_bytes > self.limits.max_body_bytes:
             self._body_too_large()
@@ -247,8 +256,8 @@ class ClientConnection(HttpToolsProtocol):
             arriving.message_event.set()
 
     def on_message_complete(self) -> None:
-        self._phase = Phase.IDLE if self._more_may_come else Phase.DEAF
-        self._since = monotonic()
+        self._phase = _IDLE if self._more_may_come else _DEAF
+        self._since = self._now
         arriving, self._arriving = self._arriving, None
         if isinstance(arriving, Exchange):
             arriving.body = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
@@ -269,7 +278,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def _refuse_unread(self, exchange: Exchange) -> None:
         """Refuse without reading the body; nothing after it can be told from it, so the input ends here."""
-        self._phase = Phase.DEAF
+        self._phase = _DEAF
         self._arriving = None
         self._received(exchange)
         raise _AnsweredAndClosing
@@ -294,11 +303,14 @@ class ClientConnection(HttpToolsProtocol):
         self.current = None
         self._served += 1
         self.server_state.total_requests += 1
-        if self._phase is Phase.IDLE:
+        if self._phase is _IDLE:
             self._since = monotonic()
         if self._waiting:
             self._advance()
-        elif self._phase is Phase.DEAF and not self._closing_gently:
+        elif self._last_words is not None:
+            refusal, self._last_words = self._last_words, None
+            self._answer_raw(refusal)
+        elif self._phase is _DEAF and not self._closing_gently:
             self._close_gently()
 
     def _advance(self) -> None:
@@ -383,7 +395,9 @@ class ClientConnection(HttpToolsProtocol):
 
     def _stays_open(self) -> bool:
         """Whether another answer may follow on this connection."""
-        return bool(self._waiting) or (self._phase is not Phase.DEAF and not self.pipeline_.draining)
+        if self._waiting or self._last_words is not None:
+            return True
+        return self._phase is not _DEAF and not self.pipeline_.draining
 
     def _common_lines(self, exchange: Exchange) -> bytes:
         origin = exchange.headers.get(b"origin")
@@ -393,7 +407,7 @@ class ClientConnection(HttpToolsProtocol):
     def _close_gently(self) -> None:
         """Close after what is written, still reading for a while: closing at once would turn unread input into a
         reset, which can destroy the answer before the client has read it."""
-        self._phase, self._since = Phase.DEAF, monotonic()
+        self._phase, self._since = _DEAF, monotonic()
         self._closing_gently = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -402,8 +416,9 @@ class ClientConnection(HttpToolsProtocol):
 
     def _answer_raw(self, refusal: Refusal) -> None:
         """Refuse a request that cannot be understood, or not be waited for, and close."""
-        self._phase, self._since = Phase.DEAF, monotonic()
-        if self.current is not None or self._waiting:  # earlier answers come first; after them we close
+        self._phase, self._since = _DEAF, monotonic()
+        if self.current is not None or self._waiting:  # earlier answers come first
+            self._last_words = refusal
             return
         body = error_body(refusal, Dialect.OPENAI, "")
         self.transport.write(
@@ -423,20 +438,20 @@ class ClientConnection(HttpToolsProtocol):
 
     def _input_failed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
-        if self._phase is Phase.DEAF or isinstance(cause, _AnsweredAndClosing):
-            self._phase = Phase.DEAF
+        if self._phase is _DEAF or isinstance(cause, _AnsweredAndClosing):
+            self._phase = _DEAF
             return
         if not isinstance(cause, Refusal):
             cause = InvalidHeader("The request is not valid HTTP/1.1.", code="invalid_http")
         self._answer_raw(cause)
 
-    def _bound_unseen(self, fed: int) -> None:
+    def _bound_unseen(self) -> None:
         """Bound what the parser holds without telling: a header that has no end yet, chunk extensions, trailers."""
         if self._told:
             self._told = False
             self._unseen_bytes = 0
             return
-        self._unseen_bytes += fed
+        self._unseen_bytes += self._fed
         if self._unseen_bytes > self.limits.max_header_bytes + self.limits.max_url_bytes:
             self._answer_raw(HeadersTooLarge(f"The headers exceed {self.limits.max_header_bytes} bytes."))
 
@@ -504,11 +519,14 @@ class ClientConnection(HttpToolsProtocol):
             raise InvalidHeader("The request target must be a path that starts with '/'.", code="invalid_url")
         if len(headers) != len(fields):
             _check_doubled([name for name, _ in fields])
-        if sum(map(len, headers)) + sum(map(len, headers.values())) > self.limits.max_header_bytes:
-            raise HeadersTooLarge(f"The headers exceed {self.limits.max_header_bytes} bytes.")
+        most = self.limits.max_header_bytes
+        if self._fed + self._unseen_bytes > most and sum(len(n) + len(v) + 4 for n, v in fields) > most:
+            raise HeadersTooLarge(f"The headers exceed {most} bytes.")
         host = headers.get(b"host")
-        if (host is None and version == "1.1") or host == b"" or (host and host.translate(None, _HOST_CHARACTERS)):
-            raise InvalidHeader("The Host header is missing or not valid.", code="invalid_host")
+        if host != self._checked_host or host is None:
+            if not (_is_host(host) if host is not None else version == "1.0"):
+                raise InvalidHeader("The Host header is missing or not valid.", code="invalid_host")
+            self._checked_host = host
         if b"upgrade" in headers:
             raise InvalidHeader("Upgrades are not offered.")
         coding = headers.get(b"transfer-encoding")
@@ -525,6 +543,16 @@ class ClientConnection(HttpToolsProtocol):
         if length > self.limits.max_body_bytes:
             self._body_too_large()
         return length
+
+
+def _is_host(host: bytes) -> bool:
+    """Whether a Host value is a name or address with, perhaps, a port: nothing that another parser could read as more."""
+    name, colon, port = host.rpartition(b":") if not host.endswith(b"]") else (host, b"", b"")
+    if not colon:
+        name = host
+    if not name or name.translate(None, _HOST_CHARACTERS) or (colon and not port.isdigit()):
+        return False
+    return b":" not in name or (name[:1] == b"[" and name[-1:] == b"]")
 
 
 def _check_doubled(names: list[bytes]) -> None:

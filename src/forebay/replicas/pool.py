@@ -72,8 +72,8 @@ class ReplicaPool:
         ]
         known = {card["id"]: card for card in cards}
         for alias, target in self._aliases.items():
-            if target == ONLY_MODEL and len(cards) == 1:
-                target = cards[0]["id"]
+            if target == ONLY_MODEL and len(known) == 1:
+                target = next(iter(known))
             if target in known and alias not in known:
                 cards.append({**known[target], "id": alias, "root": target})
         return cards

@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection to an engine: one request at a time, its answer handed on as it arrives.
 
 A connection is CONNECTING, then BUSY or IDLE, then CLOSED. While it is BUSY it has a reader, which is told, in this
-order and nothing after the last: `head` once, `block` any number of times, then either `end` or `failed`.
+order and nothing after the last: `head` once, `block` any number of times, then either `end` or `failed`; `now` is
+monotonic seconds.
 `cancel()` is the reader's own way out: nothing more is told, and the engine sees the connection close, which makes
 it abort the generation. A connection whose answer was not read to its end is never used again.
 """
@@ -23,9 +24,9 @@ MAX_INTERIM_ANSWERS = 8
 class Reader(Protocol):
     """What takes an answer."""
 
-    def head(self, status: int, headers: dict[bytes, bytes]) -> None: ...
-    def block(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
+    def head(self, status: int, headers: dict[bytes, bytes], now: float) -> None: ...
+    def block(self, data: bytes, now: float) -> None: ...
+    def end(self, now: float) -> None: ...
     def failed(self, failure: Failure) -> None: ...
 
 
@@ -112,9 +113,10 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self.fail("invalid", "answered with an upgrade")
             return
+        now = time.monotonic()
         if self._head_ready:
             self._head_ready = False
-            self._reader.head(self._status, self._headers)
+            self._reader.head(self._status, self._headers, now)
         elif not self._head_done:
             self._head_fed += len(data)
             if self._head_fed > MAX_HEAD_BYTES:
@@ -122,9 +124,9 @@ class Connection(asyncio.Protocol):
                 return
         if self._blocks and self._reader is not None:
             blocks, self._blocks = self._blocks, []
-            self._reader.block(blocks[0] if len(blocks) == 1 else b"".join(blocks))
+            self._reader.block(blocks[0] if len(blocks) == 1 else b"".join(blocks), now)
         if self._complete and self._reader is not None:
-            self._finish()
+            self._finish(now)
 
     def eof_received(self) -> None:
         return None
@@ -132,18 +134,18 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail("closed", str(exc) if exc else "connection closed by the engine")
 
-    def _finish(self) -> None:
+    def _finish(self, now: float) -> None:
         reader, self._reader = self._reader, None
         keep = self._keep_alive and not self.closed
         self._clear_answer()
         self.reused = True
         if keep:
-            self.idle_since = time.monotonic()
+            self.idle_since = now
             self._on_idle(self)
         else:
             self.close()
         assert reader is not None
-        reader.end()
+        reader.end(now)
 
     def _clear_answer(self) -> None:
         self._status = 0

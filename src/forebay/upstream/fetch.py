@@ -18,15 +18,15 @@ class _Collector:
         self._status = 0
         self._body = bytearray()
 
-    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
+    def head(self, status: int, headers: dict[bytes, bytes], now: float) -> None:
         self._status = status
 
-    def block(self, data: bytes) -> None:
+    def block(self, data: bytes, now: float) -> None:
         self._body += data
         if len(self._body) > MAX_BYTES and self.connection is not None:
             self.connection.fail("invalid", "the answer is too large")
 
-    def end(self) -> None:
+    def end(self, now: float) -> None:
         if not self.done.done():
             self.done.set_result((self._status, bytes(self._body)))
 

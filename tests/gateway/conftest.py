@@ -1,0 +1,93 @@
+"""A real gateway on a real port, in the test's own event loop (uvloop, as in production)."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+
+from forebay.config.settings import Settings
+from forebay.config.sources import load_settings
+from forebay.gateway.build import Gateway, GatewayServer, listen, remote_replicas
+from forebay.telemetry.logging import LineHandler, LogWriter
+
+KEY = "sk-test"
+
+
+@dataclass
+class Running:
+    """A gateway that serves."""
+
+    url: str
+    gateway: Gateway
+    server: GatewayServer
+    log_file: Path
+    _serving: "asyncio.Task[None]"
+
+    async def stop(self) -> None:
+        """End it as SIGTERM does, and wait until it has."""
+        self.server.stop()
+        await self._serving
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """What has been logged; after `stop`, all of it."""
+        return [msgspec.json.decode(line) for line in self.log_file.read_bytes().splitlines()]
+
+    def figures(self) -> dict[str, float]:
+        """Its metrics, by name with labels as Prometheus's text has them."""
+        from prometheus_client.exposition import generate_latest
+
+        lines = generate_latest(self.gateway.metrics.registry).decode().splitlines()
+        return {(pair := line.rsplit(" ", 1))[0]: float(pair[1]) for line in lines if not line.startswith("#")}
+
+
+StartGateway = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def start_gateway(tmp_path: Path) -> StartGateway:
+    """`async with start_gateway(engine.url, port=…, …) as running:` — settings by name, the key `sk-test` by default."""
+
+    @asynccontextmanager
+    async def start(*upstreams: str, ready: bool = True, **flags: Any) -> AsyncIterator[Running]:
+        flags = {"api_keys": (KEY,), "port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0, **flags}
+        settings, _ = load_settings({"upstream": upstreams, **flags}, env={})
+        async with _serve(settings, tmp_path / "gateway.log") as running:
+            while ready and not running.gateway.replicas.ready:
+                await asyncio.sleep(0.005)
+            yield running
+
+    return start
+
+
+@asynccontextmanager
+async def _serve(settings: Settings, log_file: Path) -> AsyncIterator[Running]:
+    descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    writer = LogWriter(descriptor, text=False)
+    writer.start()
+    import logging
+
+    logging.getLogger("forebay").handlers = [LineHandler(writer)]
+    logging.getLogger("forebay").setLevel("INFO")
+    sock = listen(settings.host, settings.port)
+    gateway = Gateway(settings, writer, remote_replicas(settings))
+    server = GatewayServer(gateway, on_started=gateway.watch_replicas)
+    serving = asyncio.create_task(server.serve([sock]))
+    running = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway, server, log_file, serving)
+    try:
+        yield running
+    finally:
+        await running.stop()
+        writer.stop()
+        os.close(descriptor)
+        logging.getLogger("forebay").handlers = []
