@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from forebay.config.settings import Settings
@@ -16,11 +15,13 @@ from forebay.config.sources import SettingsError, environment_names, load_settin
 EXIT_USAGE = 2
 
 
-def with_settings_options(role: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings_options(
+    role: str, defaults: Callable[[dict[str, Any]], dict[str, Any]] = lambda own: {}
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every setting of its role, and call it with the loaded `settings`.
 
-    The command's own parameters stay; `settings` must be one of them. Wrong settings end the process with exit
-    status 2 and a line for each.
+    The command's own parameters stay; `settings` must be one of them. `defaults` makes, of the command's own values,
+    settings that hold where nothing else is set. Wrong settings end the process with exit status 2 and a line each.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,13 +31,11 @@ def with_settings_options(role: str) -> Callable[[Callable[..., None]], Callable
         def run(**values: Any) -> None:
             file = values.pop("config")
             flags = {name: _from_flag(fields[name], values.pop(name)) for name in fields}
-            flags |= {name: value for name, value in values.items() if name in Settings.model_fields}
             try:
-                settings, _ = load_settings(flags, file=file)
+                settings, _ = load_settings(flags, file=file, defaults=defaults(values))
             except SettingsError as wrong:
                 fail(str(wrong), EXIT_USAGE)
-            rest = {name: value for name, value in values.items() if name not in Settings.model_fields}
-            command(settings=settings, **rest)
+            command(settings=settings, **values)
 
         run.__doc__ = command.__doc__
         run.__name__ = command.__name__
@@ -90,8 +89,3 @@ def _from_flag(field: FieldInfo, value: Any) -> Any:
     if isinstance(value, list):
         return parse_text(field, ",".join(value))
     return value
-
-
-def secrets_of(keys: tuple[SecretStr, ...]) -> list[str]:
-    """The keys in the clear, for the one place that shows a key made for this run."""
-    return [key.get_secret_value() for key in keys]

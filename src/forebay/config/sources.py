@@ -22,13 +22,16 @@ class SettingsError(Exception):
 
 
 def load_settings(
-    flags: Mapping[str, Any], env: Mapping[str, str] = os.environ, file: Path | None = None
+    flags: Mapping[str, Any],
+    env: Mapping[str, str] = os.environ,
+    file: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Settings, dict[str, str]]:
-    """Return the settings and, for each that is not a default, where it was set.
+    """Return the settings and, for each that is not a default, where it was set; `defaults` go before the fields' own.
 
     Raises `SettingsError` for an unreadable file, an unknown key or a value out of range.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     origin: dict[str, str] = {}
     for name, value, source in [*_from_file(_chosen_file(file, env)), *_from_env(env)]:
         values[name], origin[name] = value, source

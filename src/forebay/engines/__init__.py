@@ -1,0 +1,1 @@
+"""Engines we own: vLLM processes started, watched, restarted and ended by this one."""

@@ -546,7 +546,7 @@ class ClientConnection(HttpToolsProtocol):
 
 
 def _is_host(host: bytes) -> bool:
-    """Whether a Host value is a name or address with, perhaps, a port: nothing that another parser could read as more."""
+    """Whether a Host value is a name or address, perhaps with a port: nothing another parser could take for more."""
     name, colon, port = host.rpartition(b":") if not host.endswith(b"]") else (host, b"", b"")
     if not colon:
         name = host

@@ -9,7 +9,7 @@ from forebay.failures import Failure
 
 
 def may_retry(failure: Failure, attempts: int, max_attempts: int, *, refreshed: bool) -> bool:
-    """Whether to send a request again after `attempts` attempts; `refreshed` if that was done for a stale connection."""
+    """Whether to send again after `attempts` attempts; `refreshed` if that was done for a stale connection."""
     if failure.kind == "connect":
         return attempts < max_attempts
     return is_stale_connection(failure) and not refreshed
