@@ -1,6 +1,7 @@
 """A real gateway on a real port, in the test's own event loop (uvloop, as in production)."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import uvloop
+from prometheus_client.exposition import generate_latest
 
 from forebay.config.settings import Settings
 from forebay.config.sources import load_settings
@@ -28,12 +30,14 @@ class Running:
     gateway: Gateway
     server: GatewayServer
     log_file: Path
+    _writer: LogWriter
     _serving: "asyncio.Task[None]"
 
     async def stop(self) -> None:
         """End it as SIGTERM does, and wait until it has."""
         self.server.stop()
         await self._serving
+        self._writer.stop()
 
     def log_lines(self) -> list[dict[str, Any]]:
         """What has been logged; after `stop`, all of it."""
@@ -41,8 +45,6 @@ class Running:
 
     def figures(self) -> dict[str, float]:
         """Its metrics, by name with labels as Prometheus's text has them."""
-        from prometheus_client.exposition import generate_latest
-
         lines = generate_latest(self.gateway.metrics.registry).decode().splitlines()
         return {(pair := line.rsplit(" ", 1))[0]: float(pair[1]) for line in lines if not line.startswith("#")}
 
@@ -75,19 +77,16 @@ async def _serve(settings: Settings, log_file: Path) -> AsyncIterator[Running]:
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     writer = LogWriter(descriptor, text=False)
     writer.start()
-    import logging
-
     logging.getLogger("forebay").handlers = [LineHandler(writer)]
     logging.getLogger("forebay").setLevel("INFO")
     sock = listen(settings.host, settings.port)
     gateway = Gateway(settings, writer, remote_replicas(settings))
     server = GatewayServer(gateway, on_started=gateway.watch_replicas)
     serving = asyncio.create_task(server.serve([sock]))
-    running = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway, server, log_file, serving)
+    running = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway, server, log_file, writer, serving)
     try:
         yield running
     finally:
         await running.stop()
-        writer.stop()
         os.close(descriptor)
         logging.getLogger("forebay").handlers = []

@@ -306,9 +306,7 @@ async def test_every_relayed_endpoint_reaches_the_engine(start_gateway: StartGat
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
-async def test_other_dialects_stream_whole_and_say_errors_their_own_way(
-    path: str, start_gateway: StartGateway
-) -> None:
+async def test_other_dialects_stream_whole_and_say_errors_their_own_way(path: str, start_gateway: StartGateway) -> None:
     body = {"model": "fake-model", "stream": True, "max_tokens": 4, "max_output_tokens": 4}
     body |= {"input": "x"} if path == "/v1/responses" else {"messages": [{"role": "user", "content": "x"}]}
     async with FakeEngine() as engine, start_gateway(engine.url) as running:

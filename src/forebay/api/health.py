@@ -6,6 +6,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+PROBE_PATHS = frozenset({"/health", "/healthz", "/livez", "/health/ready", "/ready", "/readyz", "/metrics"})
+
 router = APIRouter(tags=["health"])
 metrics_router = APIRouter(tags=["metrics"])
 

@@ -157,13 +157,14 @@ def _say_ready(url: str, model: str, settings: Settings, shown_key: str | None) 
     """Tell a newcomer what to do next; a key is shown only where it was made for this run."""
     key = shown_key or "YOUR_KEY"
     header = f" -H 'Authorization: Bearer {key}'" if settings.api_keys else ""
+    question = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
     lines = [
         "",
         f"  Ready: {url}/v1 serves {model}",
         *([f"  API key for this run: {shown_key}"] if shown_key else []),
         "",
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} \\",
-        f'    -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}\'',
+        f'    -d \'{{"model": "{model}", "temperature": 0, {question}}}\'',
         "",
     ]
     typer.echo("\n".join(lines))

@@ -1,6 +1,8 @@
 """Everything that is not relayed: health, metrics, the list of models, and "no such path", as a FastAPI application."""
 
-from typing import TYPE_CHECKING, Any
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -15,6 +17,7 @@ from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFou
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
+log = logging.getLogger("forebay.access")
 
 
 def make_app(gateway: "Gateway") -> FastAPI:
@@ -49,7 +52,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
 
 class _RequestId:
-    """Gives every answer its `x-request-id`."""
+    """Gives every answer its `x-request-id`, and every request but the probes, which come every second, its log line."""
 
     def __init__(self, app: ASGIApp, gateway: "Gateway") -> None:
         self._app = app
@@ -62,12 +65,20 @@ class _RequestId:
         request_id = self._gateway.request_id_of(dict(scope["headers"]))
         scope["state"]["request_id"] = request_id
 
+        started, status = monotonic(), 0
+
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+        if self._gateway.settings.access_log and scope["path"] not in health.PROBE_PATHS:
+            fields = {"method": scope["method"], "path": scope["path"][:256], "status": status}
+            elapsed_ms = round((monotonic() - started) * 1e3, 3)
+            log.info("request", extra={"request_id": request_id, **fields, "duration_ms": elapsed_ms})
 
 
 def _refusal_response(request: Request, refusal: Refusal) -> Response:
@@ -98,8 +109,3 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 async def _answer_bug(request: Request, error: Exception) -> Response:
     """Our bug; Starlette logs the traceback."""
     return _refusal_response(request, InternalError("Forebay failed on this request; its log says why."))
-
-
-def gateway_of(request: Request) -> Any:
-    """The gateway that an endpoint belongs to."""
-    return request.app.state.gateway

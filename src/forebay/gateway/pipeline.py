@@ -50,8 +50,11 @@ class Pipeline:
         """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""
         headers = exchange.headers
         exchange.engine_id = self._ids.next()  # ours always: an engine takes it as its own id, so it must be unique
-        exchange.request_id = accepted_request_id(headers.get(b"x-request-id")) or exchange.engine_id
-        exchange.traceparent = accepted_traceparent(headers.get(b"traceparent"))
+        exchange.request_id = exchange.engine_id
+        if (theirs := headers.get(b"x-request-id")) is not None:
+            exchange.request_id = accepted_request_id(theirs) or exchange.engine_id
+        if (trace := headers.get(b"traceparent")) is not None:
+            exchange.traceparent = accepted_traceparent(trace)
         exchange.principal = self.auth.authenticate(headers.get(b"authorization"), headers.get(b"x-api-key"))
         if exchange.route.response_id is None and not _is_json(headers.get(b"content-type")):
             raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")

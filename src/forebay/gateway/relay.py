@@ -84,7 +84,6 @@ class Relay:
         self._slot: Lease | None = None
         self._refreshed = False
         self._paused = False
-        self._clear_answer(0.0)
 
     def _clear_answer(self, now: float) -> None:
         self._status = 0

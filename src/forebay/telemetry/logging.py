@@ -30,7 +30,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
     "taskName",
     "color_message",
 }
-_encode = msgspec.json.encode
+_encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 class LogWriter:
@@ -130,7 +130,7 @@ def _open(path: Path) -> int:
 
 
 def _as_json(line: Any) -> bytes:
-    return _encode(line, enc_hook=str) + b"\n"
+    return _encoder.encode(line) + b"\n"
 
 
 def _as_text(line: Any) -> bytes:

@@ -19,6 +19,15 @@ Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 Samples = Callable[[], Iterable[tuple[Labels, float]]]
 
 
+class Counter:
+    """One labelled counter; add to `value`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
 class Histogram:
     """Counts of one labelled histogram: `counts[i]` observations at most `bounds[i]`, the last beyond all."""
 
@@ -45,7 +54,7 @@ class Metrics(Collector):
     """All of the catalogue. Gauges are read at scrape time from functions given to `watch`."""
 
     def __init__(self) -> None:
-        self._counters: dict[str, dict[Labels, float]] = {m.name: {} for m in CATALOGUE if m.kind == "counter"}
+        self._counters: dict[str, dict[Labels, Counter]] = {m.name: {} for m in CATALOGUE if m.kind == "counter"}
         self._histograms: dict[str, dict[Labels, Histogram]] = {m.name: {} for m in CATALOGUE if m.kind == "histogram"}
         self._watched: dict[str, Samples] = {}
         self.registry = CollectorRegistry()
@@ -53,13 +62,16 @@ class Metrics(Collector):
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
 
-    def add(self, metric: Metric, labels: Labels, amount: float = 1) -> None:
-        """Increase a counter."""
-        counts = self._counters[metric.name]
-        counts[labels] = counts.get(labels, 0) + amount
+    def counter(self, metric: Metric, labels: Labels) -> Counter:
+        """A labelled counter, made where it is new; keep it to count without a look-up."""
+        children = self._counters[metric.name]
+        child = children.get(labels)
+        if child is None:
+            child = children[labels] = Counter()
+        return child
 
     def histogram(self, metric: Metric, labels: Labels) -> Histogram:
-        """A labelled histogram, made where it is new; keep it to observe without a look-up."""
+        """The same for a histogram."""
         children = self._histograms[metric.name]
         child = children.get(labels)
         if child is None:
@@ -83,7 +95,10 @@ class Metrics(Collector):
         kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
         family = kind(metric.name, metric.help, labels=metric.labels)
         watched = self._watched.get(metric.name)
-        samples = watched() if watched else self._counters.get(metric.name, {}).items()
+        samples = watched() if watched else self._counted(metric)
         for labels, value in samples:
             family.add_metric(labels, value)
         return family
+
+    def _counted(self, metric: Metric) -> Iterator[tuple[Labels, float]]:
+        return ((labels, child.value) for labels, child in self._counters.get(metric.name, {}).items())

@@ -12,7 +12,7 @@ import msgspec
 from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
-from forebay.telemetry.metrics import Histogram, Metrics
+from forebay.telemetry.metrics import Counter, Histogram, Metrics
 
 if TYPE_CHECKING:
     from forebay.gateway.exchange import Exchange
@@ -50,22 +50,27 @@ class AccessLine(msgspec.Struct, omit_defaults=True):
 
 
 class _Series:
-    """The labelled children for one endpoint and model, looked up once."""
+    """The labelled children for one endpoint and model, bound once."""
 
-    __slots__ = ("duration", "gap", "labels", "statuses", "ttft")
+    __slots__ = ("_labels", "_metrics", "_statuses", "cached", "completion", "duration", "gap", "prompt", "ttft")
 
     def __init__(self, metrics: Metrics, labels: tuple[str, str]) -> None:
-        self.labels = labels
-        self.statuses: dict[int, tuple[str, str, str]] = {}
+        self._metrics = metrics
+        self._labels = labels
+        self._statuses: dict[int, Counter] = {}
         self.duration: Histogram = metrics.histogram(metric.DURATION, labels)
         self.ttft: Histogram = metrics.histogram(metric.TTFT, labels)
         self.gap: Histogram = metrics.histogram(metric.TOKEN_GAP, labels)
+        self.prompt: Counter = metrics.counter(metric.PROMPT_TOKENS, labels)
+        self.cached: Counter = metrics.counter(metric.CACHED_TOKENS, labels)
+        self.completion: Counter = metrics.counter(metric.COMPLETION_TOKENS, labels)
 
-    def with_status(self, status: int) -> tuple[str, str, str]:
-        labels = self.statuses.get(status)
-        if labels is None:
-            labels = self.statuses[status] = (*self.labels, str(status))
-        return labels
+    def with_status(self, status: int) -> Counter:
+        counter = self._statuses.get(status)
+        if counter is None:
+            labels = (*self._labels, str(status))
+            counter = self._statuses[status] = self._metrics.counter(metric.REQUESTS, labels)
+        return counter
 
 
 class Recorder:
@@ -90,22 +95,28 @@ class Recorder:
         self.answered += 1
         status = exchange.answer_status if outcome != "cancelled" else CLIENT_GONE
         series = self._of(exchange)
-        self._metrics.add(metric.REQUESTS, series.with_status(status))
+        series.with_status(status).value += 1
         series.duration.observe(now - exchange.started_at)
         stream = exchange.demand is not None and exchange.demand.stream
         if stream and exchange.first_token_at:
             series.ttft.observe(exchange.first_token_at - exchange.started_at)
-        self._count_tokens(exchange, series.labels)
+        usage = exchange.usage
+        if usage is not None:
+            series.prompt.value += usage.prompt_tokens
+            series.cached.value += usage.cached_tokens
+            series.completion.value += usage.completion_tokens
+        else:
+            series.completion.value += exchange.events_out
         if exchange.error_code:
-            self._metrics.add(metric.ERRORS, (exchange.route.name, exchange.error_code))
+            self._metrics.counter(metric.ERRORS, (exchange.route.name, exchange.error_code)).value += 1
         if exchange.attempts > 1:
-            self._metrics.add(metric.RETRIES, (exchange.route.name,), exchange.attempts - 1)
+            self._metrics.counter(metric.RETRIES, (exchange.route.name,)).value += exchange.attempts - 1
         if self._writer is not None:
             self._writer.write(_access_line(exchange, outcome, status, stream, now))
 
     def unreadable(self, refusal: "Refusal", address: str) -> None:
         """A connection was refused before any request on it could be told."""
-        self._metrics.add(metric.ERRORS, ("unreadable", refusal.code))
+        self._metrics.counter(metric.ERRORS, ("unreadable", refusal.code)).value += 1
         log.info("unreadable request", extra={"client": address, "status": refusal.status, "error": refusal.code})
 
     def bug(self, exchange: "Exchange", error: Exception) -> None:
@@ -118,16 +129,6 @@ class Recorder:
         if series is None:
             series = self._series[key] = _Series(self._metrics, key)
         return series
-
-    def _count_tokens(self, exchange: "Exchange", labels: tuple[str, str]) -> None:
-        usage = exchange.usage
-        if usage is not None:
-            self._metrics.add(metric.PROMPT_TOKENS, labels, usage.prompt_tokens)
-            self._metrics.add(metric.COMPLETION_TOKENS, labels, usage.completion_tokens)
-            if usage.cached_tokens:
-                self._metrics.add(metric.CACHED_TOKENS, labels, usage.cached_tokens)
-        elif exchange.events_out:
-            self._metrics.add(metric.COMPLETION_TOKENS, labels, exchange.events_out)
 
 
 def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bool, now: float) -> AccessLine:

@@ -88,7 +88,10 @@ def usage_of(answer: Answer) -> Usage | None:
 
 def is_aborted(answer: Answer) -> bool:
     """Whether the engine gave the request up: it says so inside an answer of status 200."""
-    return any(choice.finish_reason == "abort" for choice in answer.choices or ())
+    for choice in answer.choices or ():  # noqa: SIM110 (a generator costs three times as much, and every answer passes)
+        if choice.finish_reason == "abort":
+            return True
+    return False
 
 
 def _read_loosely(body: bytes) -> Answer | None:
