@@ -58,7 +58,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 
 @pytest.fixture
 def start_gateway(tmp_path: Path) -> StartGateway:
-    """`async with start_gateway(engine.url, port=…, …) as running:` — settings by name, the key `sk-test` by default."""
+    """`async with start_gateway(engine.url, …) as running:` with settings by name; the key is `sk-test`."""
 
     @asynccontextmanager
     async def start(*upstreams: str, ready: bool = True, **flags: Any) -> AsyncIterator[Running]:

@@ -1,14 +1,14 @@
-"""What the server understands of hostile framing: never more than the right reading, never a desynchronised connection."""
+"""What the server understands of hostile framing: never more than the right reading, never a request out of step."""
 
 import re
 from dataclasses import replace
 
 import pytest
+
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import MONITORING, FakeEngine
 from tests.gateway.framing_cases import CASES, Asked, Case
 from tests.gateway.raw_client import exchange
-
 
 # Read as the corpus says, but never sent to an engine as it stands: an empty body is refused as JSON, a query is
 # dropped, and RTSP/1.0 is taken for HTTP/1.0 (llhttp does not tell), answered and closed.

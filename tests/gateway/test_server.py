@@ -64,9 +64,21 @@ async def test_either_header_carries_a_key(start_gateway: StartGateway) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/invocations", "/pause", "/sleep", "/collective_rpc", "/v1/load_lora_adapter", "/scale_elastic_ep", "/server_info",
-     "/v1/chat/completions/", "//v1/chat/completions", "/v1/chat/%63ompletions", "/v1/../v1/chat/completions", "/version"],
-)  # fmt: skip
+    [
+        "/invocations",
+        "/pause",
+        "/sleep",
+        "/collective_rpc",
+        "/v1/load_lora_adapter",
+        "/scale_elastic_ep",
+        "/server_info",
+        "/v1/chat/completions/",
+        "//v1/chat/completions",
+        "/v1/chat/%63ompletions",
+        "/v1/../v1/chat/completions",
+        "/version",
+    ],
+)
 async def test_no_other_path_reaches_an_engine(path: str, start_gateway: StartGateway) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
         for method in ("GET", "POST"):
@@ -144,16 +156,20 @@ LARGE = {
     "many headers": (POST_HEAD + b"X: a\r\n" * 200 + b"\r\n", 431),
     "large length": (POST_HEAD + b"Content-Type: application/json\r\nContent-Length: 99999999\r\n\r\n", 413),
     "large chunks": (
-        POST_HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        POST_HEAD
+        + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         + (b"2000\r\n" + b" " * 0x2000 + b"\r\n") * 20,
         413,
     ),
     "endless trailers": (
-        POST_HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: " + b"a" * 400_000,
+        POST_HEAD
+        + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        + b"X: "
+        + b"a" * 400_000,
         431,
     ),
     "gzip": (POST_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 10\r\n\r\n", 415),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("sent", "status"), LARGE.values(), ids=LARGE.keys())
@@ -170,9 +186,13 @@ async def test_what_is_too_large_is_refused_before_it_costs_anything(
 
 @pytest.mark.parametrize(
     ("sent", "status"),
-    [(b"", None), (b"POST /v1/chat/co", 408), (POST_HEAD + b"Content-Length: 100\r\nContent-Type: application/json\r\n\r\n{", 408)],
+    [
+        (b"", None),
+        (b"POST /v1/chat/co", 408),
+        (POST_HEAD + b"Content-Length: 100\r\nContent-Type: application/json\r\n\r\n{", 408),
+    ],
     ids=["nothing", "half a head", "half a body"],
-)  # fmt: skip
+)
 async def test_a_request_that_does_not_arrive_in_time_is_given_up(
     sent: bytes, status: int | None, start_gateway: StartGateway
 ) -> None:

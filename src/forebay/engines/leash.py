@@ -10,6 +10,7 @@ Descendants that left the process group are found all the same: this process is 
 so an orphan's parent is us.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -113,10 +114,8 @@ def _descendants(root: int) -> set[int]:
 
 
 def _send(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ engine's name, and no control characters. Lines that tell of exhausted memory ar
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -52,7 +53,8 @@ class EngineProcess:
     @classmethod
     async def spawn(cls, spec: EngineSpec) -> "EngineProcess":
         """Start the engine. A stale socket file, which vLLM would trip over, is removed first. Raises OSError."""
-        Path(spec.uds).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(spec.uds)
         theirs, ours = os.pipe()
         os.set_inheritable(theirs, True)
         try:

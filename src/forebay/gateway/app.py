@@ -52,7 +52,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
 
 class _RequestId:
-    """Gives every answer its `x-request-id`, and every request but the probes, which come every second, its log line."""
+    """Gives every answer its `x-request-id`, and every request but the probes (they come every second) its log line."""
 
     def __init__(self, app: ASGIApp, gateway: "Gateway") -> None:
         self._app = app
