@@ -60,85 +60,125 @@ class Refusal(Exception):
 
 
 class BadRequest(Refusal):
+    """The request itself is wrong; the message and `param` say what to change."""
+
     status, type, code = 400, "invalid_request_error", "invalid_value"
 
 
 class InvalidJSON(BadRequest):
+    """The body is not the JSON object it must be."""
+
     code = "invalid_json"
 
 
 class InvalidHeader(BadRequest):
+    """The request line or a header is malformed, doubled or not supported; the connection closes."""
+
     code = "invalid_header"
     close = True
 
 
 class ContextTooLong(BadRequest):
+    """Prompt and answer together do not fit the model's context; shorten either."""
+
     code = "context_length_exceeded"
 
 
 class Unauthorized(Refusal):
+    """No key, or not one of this service's; send `Authorization: Bearer <key>` or `x-api-key`."""
+
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
 class NotFound(Refusal):
+    """There is no such path, or no such stored response for this key."""
+
     status, type, code = 404, "invalid_request_error", "not_found"
 
 
 class ModelNotFound(NotFound):
+    """There is no such model for this key; GET /v1/models lists those there are."""
+
     code = "model_not_found"
 
 
 class MethodNotAllowed(Refusal):
+    """The path exists, the method does not; `allow` names the right one."""
+
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
 class RequestTimeout(Refusal):
+    """The request did not arrive in time; the connection closes."""
+
     status, type, code = 408, "timeout_error", "request_timeout"
     close = True
 
 
 class BodyTooLarge(Refusal):
+    """The body exceeds `max_body_bytes`; the connection closes."""
+
     status, type, code = 413, "invalid_request_error", "request_too_large"
     close = True
 
 
 class URLTooLong(Refusal):
+    """The request target exceeds `max_url_bytes`; the connection closes."""
+
     status, type, code = 414, "invalid_request_error", "url_too_long"
     close = True
 
 
 class UnsupportedMediaType(Refusal):
+    """The body must be JSON, uncompressed."""
+
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
 
 
 class HeadersTooLarge(Refusal):
+    """The headers exceed `max_header_bytes` or `max_headers`; the connection closes."""
+
     status, type, code = 431, "invalid_request_error", "headers_too_large"
     close = True
 
 
 class InternalError(Refusal):
+    """Forebay or the engine failed on this request; the log says why."""
+
     status, type, code = 500, "server_error", "internal_error"
 
 
 class BadGateway(Refusal):
+    """The engine answered with something that is no answer."""
+
     status, type, code = 502, "server_error", "upstream_invalid_response"
 
 
 class Unavailable(Refusal):
+    """Not now; try again after `retry-after` seconds."""
+
     status, type, code = 503, "service_unavailable_error", "service_unavailable"
 
 
 class Overloaded(Unavailable):
+    """As much is under way as is allowed; try again after `retry-after` seconds."""
+
     code = "server_is_overloaded"
 
 
 class EngineUnavailable(Unavailable):
+    """No engine is ready for this model, or the one that worked on the request stopped; try again."""
+
     code = "engine_unavailable"
 
 
 class Draining(Unavailable):
+    """This gateway is about to stop; another one will answer."""
+
     code = "draining"
 
 
 class UpstreamTimeout(Refusal):
+    """The engine took too long; after the first token a retry would repeat work."""
+
     status, type, code = 504, "timeout_error", "upstream_timeout"

@@ -1,0 +1,34 @@
+"""`docs/reference/settings.md`."""
+
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from forebay.config.sources import environment_names
+from forebay.generate.fields import by_group, default_of, range_of
+
+HEADER = """\
+<!-- Generated from the code: `make generate`. -->
+# Settings
+
+A setting is a line of `forebay.toml`, an environment variable, and, unless it is a secret, an option of the commands
+named. Flags go before the environment, the environment before the file. A list is comma-separated in the environment.
+"""
+
+
+def render() -> str:
+    lines = [HEADER]
+    for group, fields in by_group():
+        lines += [f"## {group.capitalize()}\n", "| setting | default | range | meaning | environment | option of |"]
+        lines.append("| --- | --- | --- | --- | --- | --- |")
+        lines += [_row(name, field) for name, field in fields]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    extra: Any = field.json_schema_extra
+    variables = " ".join(f"`{variable}`" for variable in environment_names(name, field))
+    default, roles = default_of(field), ", ".join(extra["roles"])
+    meaning = (field.description or "").replace("|", "\\|")
+    return f"| `{name}` | {f'`{default}`' if default else ''} | {range_of(field)} | {meaning} | {variables} | {roles} |"
