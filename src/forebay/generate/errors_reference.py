@@ -9,8 +9,8 @@ HEADER = """\
 # Errors
 
 Every error that Forebay answers with has OpenAI's form, `{"error": {"message", "type", "param", "code"}}`, or on
-`/v1/messages` Anthropic's, and an `x-request-id`. The official clients retry 408, 409, 429 and every status from 500 up, unless
-`x-should-retry` says otherwise; `retry-after` is 1 to 60 s.
+`/v1/messages` Anthropic's, and an `x-request-id`. The official clients retry 408, 409, 429 and every status from 500
+up, unless `x-should-retry` says otherwise; `retry-after` is 1 to 60 s.
 
 | status | code | type | when, and what to do |
 | --- | --- | --- | --- |

@@ -1,0 +1,235 @@
+"""`make bench-gateway`: what stands in front of an engine costs how much? Medians of several rounds, in one run.
+
+A mock engine that costs almost nothing and the load share CPU 0; the gateway measured has CPU 1 to itself. Each round
+measures every gateway in turn: requests/s and latency with wrk (64 connections, ~600-byte chat bodies), then SSE
+chunks/s and time to first token with 64 concurrent streams. Only figures of one run on one machine compare.
+
+Needs two CPUs, wrk and (for that row) nginx, both Debian packages. vllm-router comes from PyPI into .venv/bench.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+REPORT = ROOT / "docs" / "performance.md"
+ROUTER = "vllm-router==0.1.17"
+ENGINE_PORT, GATEWAY_PORT = 9100, 9101
+KEY, MODEL = "sk-x", "m"
+LOAD_CPU, GATEWAY_CPU = "0", "1"
+
+NGINX_CONF = """\
+worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log {dir}/access.log;
+  client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
+  uwsgi_temp_path {dir}; scgi_temp_path {dir};
+  upstream engine {{ server 127.0.0.1:{engine}; keepalive 256; keepalive_requests 1000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096; keepalive_requests 1000000;
+    location / {{
+      proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }}
+  }}
+}}
+"""
+
+
+@dataclass
+class Figures:
+    """What was measured of one gateway, a number a round."""
+
+    requests_s: list[float] = field(default_factory=list)
+    p50_ms: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    chunks_s: list[float] = field(default_factory=list)
+    ttft_p50_ms: list[float] = field(default_factory=list)
+    errors: int = 0
+
+
+def main() -> int:
+    options = _options()
+    if shutil.which("wrk") is None:
+        sys.exit("bench: wrk is missing; install Debian's package wrk")
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("bench: two CPUs are needed, one for the gateway alone")
+    names = options.only or ["direct", "nginx", "vllm-router", "forebay"]
+    if "nginx" in names and shutil.which("nginx") is None:
+        print("bench: no nginx (Debian's package nginx-light); its row is left out")
+        names.remove("nginx")
+    figures = {name: Figures() for name in names}
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-") as scratch:
+        for number in range(options.rounds):
+            for name in names:
+                print(f"round {number + 1}: {name}", flush=True)
+                with _engine(), _gateway(name, Path(scratch)) as port:
+                    _measure(port, options.seconds, figures[name])
+    table = _table(figures)
+    print("\n" + table)
+    if options.write:
+        _write(table, options)
+    return 0 if not any(figure.errors for figure in figures.values()) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=8, help="of wrk, for each gateway and round")
+    parser.add_argument("--only", nargs="*", choices=["direct", "nginx", "vllm-router", "forebay"])
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    return parser.parse_args()
+
+
+def _engine() -> contextlib.AbstractContextManager[None]:
+    command = [sys.executable, str(HERE / "mock_engine.py"), str(ENGINE_PORT)]
+    return _process(command, LOAD_CPU, f"http://127.0.0.1:{ENGINE_PORT}/v1/models")
+
+
+@contextlib.contextmanager
+def _gateway(name: str, scratch: Path) -> Iterator[int]:
+    """Run a gateway on its CPU; yields its port."""
+    if name == "direct":
+        yield ENGINE_PORT
+        return
+    upstream = f"http://127.0.0.1:{ENGINE_PORT}"
+    env = {}
+    if name == "nginx":
+        config = scratch / "nginx.conf"
+        config.write_text(NGINX_CONF.format(dir=scratch, port=GATEWAY_PORT, engine=ENGINE_PORT))
+        command = ["nginx", "-c", str(config), "-p", str(scratch)]
+    elif name == "vllm-router":
+        command = [str(_router()), "--worker-urls", upstream, "--host", "127.0.0.1", "--port", str(GATEWAY_PORT)]
+        command += ["--policy", "round_robin", "--log-level", "error"]
+    else:
+        env = {"API_KEYS": KEY, "LOG_FILE": str(scratch / "access.log")}
+        forebay = Path(sys.executable).with_name("forebay")
+        command = [str(forebay), "gateway", "--upstream", upstream, "--port", str(GATEWAY_PORT)]
+    with _process(command, GATEWAY_CPU, f"http://127.0.0.1:{GATEWAY_PORT}/v1/models", env):
+        yield GATEWAY_PORT
+
+
+@contextlib.contextmanager
+def _process(command: list[str], cpu: str, url: str, env: dict[str, str] | None = None) -> Iterator[None]:
+    """Run a command on a CPU until it answers `url`, and end it afterwards."""
+    process = subprocess.Popen(
+        ["taskset", "-c", cpu, *command],
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(url, process)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {KEY}"})
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            sys.exit(f"bench: {process.args!r} ended with status {process.returncode}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2) as answer:
+            if json.load(answer).get("data"):
+                time.sleep(1)  # let it settle
+                return
+        time.sleep(0.1)
+    sys.exit(f"bench: {url} did not answer within {seconds:g} s")
+
+
+def _router() -> Path:
+    """vllm-router in an environment of its own, made on first use."""
+    directory = ROOT / ".venv" / "bench"
+    binary = directory / "bin" / "vllm-router"
+    if not binary.exists():
+        print(f"installing {ROUTER} into .venv/bench", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
+        subprocess.run([str(directory / "bin" / "pip"), "install", "--quiet", ROUTER], check=True)
+    return binary
+
+
+def _measure(port: int, seconds: int, figures: Figures) -> None:
+    env = {**os.environ, "CHAT_KEY": KEY, "CHAT_MODEL": MODEL}
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    pinned = ["taskset", "-c", LOAD_CPU]
+    wrk = [*pinned, "wrk", "-t1", "-c64", f"-d{seconds}s", "-s", str(HERE / "chat.lua"), "--latency", url]
+    told = subprocess.run(wrk, env=env, check=True, capture_output=True, text=True).stdout
+    figures.requests_s.append(float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1]))  # type: ignore[index]
+    figures.p50_ms.append(_ms(told, "50%"))
+    figures.p99_ms.append(_ms(told, "99%"))
+    if (bad := re.search(r"Non-2xx or 3xx responses: (\d+)", told)) is not None:
+        figures.errors += int(bad[1])
+    streams = [*pinned, sys.executable, str(HERE / "stream_client.py"), str(port), "64", "256", KEY, MODEL]
+    answer = subprocess.run(streams, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        print(answer.stdout, answer.stderr, file=sys.stderr)
+        figures.errors += 1
+        return
+    told_streams = json.loads(answer.stdout)
+    figures.chunks_s.append(told_streams["chunks_per_s"])
+    figures.ttft_p50_ms.append(told_streams["ttft_p50_ms"])
+
+
+def _ms(told: str, percentile: str) -> float:
+    found = re.search(rf"{percentile}\s+([\d.]+)(us|ms|s)", told)
+    assert found is not None
+    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
+
+
+def _table(figures: dict[str, Figures]) -> str:
+    direct, router = figures.get("direct"), figures.get("vllm-router")
+    lines = [
+        "| gateway | requests/s | against vllm-router | p50 ms | p99 ms | chunks/s | against direct | TTFT p50 ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, figure in figures.items():
+        rate, chunks = _median(figure.requests_s), _median(figure.chunks_s)
+        against_router = f"{rate / _median(router.requests_s):.2f}" if router and router.requests_s else ""
+        against_direct = f"{chunks / _median(direct.chunks_s):.1%}" if direct and direct.chunks_s else ""
+        lines.append(
+            f"| {name} | {rate:,.0f} | {against_router} | {_median(figure.p50_ms):.2f} | {_median(figure.p99_ms):.2f} "
+            f"| {chunks:,.0f} | {against_direct} | {_median(figure.ttft_p50_ms):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else float("nan")
+
+
+def _write(table: str, options: argparse.Namespace) -> None:
+    """Replace what stands between the markers in the report."""
+    begin, end = "<!-- bench-gateway begin -->", "<!-- bench-gateway end -->"
+    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    machine = f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}, Python {platform.python_version()}"
+    rounds = f"medians of {options.rounds} rounds of {options.seconds} s, {machine}, {date.today().isoformat()}"
+    text = REPORT.read_text()
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    REPORT.write_text(f"{before}{begin}\n{table}\n\n({rounds})\n{end}{after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""One real `forebay serve` with the real vLLM and the packaged model, for the whole session."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEY = "sk-e2e-canary"
+MODEL = "smollm2-135m-instruct"
+START_S = 240
+
+
+@dataclass
+class Service:
+    """A running `forebay serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log_file: Path
+
+    def get(self, path: str, *, key: bool = True) -> tuple[int, Any]:
+        """GET a path; returns status and body, decoded where it is JSON."""
+        request = urllib.request.Request(self.url + path, headers={"authorization": f"Bearer {KEY}"} if key else {})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, _decoded(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _decoded(error.read())
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, _decoded(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _decoded(error.read())
+
+    def figure(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self.get("/metrics")[1].decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")))
+
+    def wait_until_ready(self, within_s: float = START_S) -> None:
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            assert self.process.poll() is None, f"forebay ended: {self.log_tail()}"
+            with contextlib.suppress(OSError):
+                if self.get("/health/ready")[0] == 200:
+                    return
+            time.sleep(0.2)
+        raise AssertionError(f"not ready within {within_s:g} s: {self.log_tail()}")
+
+    def log_tail(self) -> str:
+        return self.log_file.read_text()[-3000:] if self.log_file.exists() else "no log"
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that `pid` started, and those that they did."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, frontier = [], [pid]
+    while frontier:
+        for child in children.get(frontier.pop(), []):
+            found.append(child)
+            frontier.append(child)
+    return found
+
+
+def command_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log_file = tmp_path_factory.mktemp("e2e") / "forebay.log"
+    env = {name: value for name, value in os.environ.items() if name not in ("FOREBAY_CONFIG", "LOG_FILE")}
+    env |= {"API_KEYS": KEY, "MODEL_ALIASES": "gpt-3.5-turbo=*,text-davinci-003=*"}
+    process = subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("forebay")),
+            *("serve", "default", "--port", "0", "--log-file", str(log_file), "--max-model-len", "1024"),
+            *("--engine-backoff-max-s", "1", "--drain-timeout-s", "20", "--", "--max-logprobs", "20"),
+        ],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        address = next((line for line in process.stdout if "listening on" in line), "")
+        assert address, f"forebay serve did not start, status {process.wait(10)}"
+        service = Service(address.split()[-1], process, log_file)
+        service.wait_until_ready()
+        yield service
+        family = descendants(process.pid)
+        assert len(family) >= 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0, service.log_tail()
+        assert [pid for pid in family if "vllm" in command_of(pid).lower()] == []
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdout.close()

@@ -1,0 +1,101 @@
+"""What the real engine does while clients come, leave and crowd; and, last, when it is killed."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.conftest import KEY, MODEL, Service, command_of, descendants
+
+pytestmark = pytest.mark.engine
+
+CANARY = "canary-prompt-4711"
+
+
+def client_of(service: Service) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+
+def engine_metric(service: Service, name: str) -> float:
+    """A figure of vLLM's own, from its Unix socket."""
+    commands = [command_of(pid) for pid in descendants(service.process.pid)]
+    path = next(command.split("--uds ", 1)[1].split()[0] for command in commands if "--uds " in command)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(path)
+        sock.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        told = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in told.splitlines() if line.startswith(name + "{"))
+
+
+async def long_stream(client: openai.AsyncOpenAI, tokens: int = 900) -> Any:
+    return await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": f"Count. {CANARY}"}],
+        max_tokens=tokens,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+
+
+async def test_a_client_that_leaves_frees_the_engine_at_once(service: Service) -> None:
+    async with client_of(service) as client:
+        stream = await long_stream(client)
+        await anext(aiter(stream))
+        assert engine_metric(service, "vllm:num_requests_running") == 1
+        await stream.close()
+        until = time.monotonic() + 3
+        while engine_metric(service, "vllm:num_requests_running") and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        assert engine_metric(service, "vllm:num_requests_running") == 0
+
+
+async def test_eight_streams_at_once_are_all_whole_and_counted(service: Service) -> None:
+    before = service.figure("forebay_completion_tokens_total")
+
+    async def one(client: openai.AsyncOpenAI) -> int:
+        chunks = [chunk async for chunk in await long_stream(client, tokens=40)]
+        assert chunks[-1].choices[0].finish_reason == "length"
+        return 40
+
+    async with client_of(service) as client:
+        total = sum(await asyncio.gather(*[one(client) for _ in range(8)]))
+    assert service.figure("forebay_completion_tokens_total") - before == total
+
+
+async def test_a_killed_engine_is_told_and_comes_back(service: Service) -> None:
+    async with client_of(service) as client:
+        stream = await long_stream(client)
+        await anext(aiter(stream))
+        core = next(pid for pid in descendants(service.process.pid) if "EngineCore" in command_of(pid))
+        os.kill(core, signal.SIGKILL)
+        with pytest.raises(openai.APIError):
+            async for _ in stream:
+                pass
+        until = time.monotonic() + 15
+        while service.get("/health/ready")[0] == 200 and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        assert service.get("/health/ready")[0] == 503
+        assert service.get("/health", key=False)[0] == 200
+        with pytest.raises(openai.InternalServerError) as refused:
+            await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
+        assert refused.value.code == "engine_unavailable"
+        assert refused.value.response.headers["retry-after"]
+        service.wait_until_ready()
+        answer = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0
+        )
+        assert "Paris" in (answer.choices[0].message.content or "")
+    assert service.figure("forebay_engine_restarts_total") == 1
+
+
+def test_the_log_holds_neither_key_nor_prompt(service: Service) -> None:
+    log = service.log_file.read_text()
+    assert '"message":"request"' in log
+    assert KEY not in log
+    assert CANARY not in log
