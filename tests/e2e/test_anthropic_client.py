@@ -12,6 +12,8 @@ pytestmark = pytest.mark.engine
 
 MESSAGES: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
+GREEDY = {"temperature": 0}
+
 
 @pytest.fixture
 def client(service: Service) -> Iterator[anthropic.Anthropic]:
@@ -20,14 +22,14 @@ def client(service: Service) -> Iterator[anthropic.Anthropic]:
 
 
 def test_a_message_is_answered(client: anthropic.Anthropic) -> None:
-    message = client.messages.create(model=MODEL, max_tokens=24, temperature=0, messages=MESSAGES)
+    message = client.messages.create(model=MODEL, max_tokens=24, messages=MESSAGES, extra_body=GREEDY)
     block: Any = message.content[0]
     assert "Paris" in block.text
     assert message.usage.output_tokens > 0
 
 
 def test_a_message_streams(client: anthropic.Anthropic) -> None:
-    with client.messages.stream(model=MODEL, max_tokens=16, temperature=0, messages=MESSAGES) as stream:
+    with client.messages.stream(model=MODEL, max_tokens=16, messages=MESSAGES, extra_body=GREEDY) as stream:
         text = "".join(stream.text_stream)
         assert text
         assert stream.get_final_message().stop_reason in ("end_turn", "max_tokens")

@@ -1,0 +1,139 @@
+"""The server's reading of HTTP/1.1 against h11's and uvicorn's, over valid and damaged bytes, split anywhere."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from typing import Any
+
+import httptools
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forebay.config.sources import load_settings
+from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.exchange import Exchange
+from forebay.gateway.pipeline import Pipeline
+from forebay.gateway.server import ClientConnection
+from forebay.telemetry.logging import LogWriter
+from tests.gateway.framing_cases import Asked, conversations, mutated, pieces, read_with_h11, read_with_httptools
+
+
+class Wire:
+    """The transport's part of a connection: keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.closing = True
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = close
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+
+class Listening(Pipeline):
+    """Answers everything at once and remembers the bodies it was given, None where it refused to look."""
+
+    def begin(self, exchange: Exchange, now: float) -> None:
+        self.running.add(exchange)
+        if exchange.refusal is not None:
+            self.bodies.append(None)
+            self.refuse(exchange, exchange.refusal, now)
+            return
+        self.bodies.append(exchange.body)
+        exchange.client.respond(exchange, 200, b"text/plain", b"ok")
+        self.finish(exchange, "answered", now)
+
+
+Understand = Callable[[list[bytes]], tuple[list[bytes | None], bytes]]
+
+
+@pytest.fixture(scope="module")
+def understand() -> Iterator[Understand]:
+    """Feed pieces to a new connection; returns the bodies of the relayed requests it understood, and its answers."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    settings_, _ = load_settings({"api_keys": ("sk-test",), "access_log": False}, env={})
+    gateway = Gateway(settings_, LogWriter(2, text=False), [])
+    gateway.pipeline.__class__ = Listening
+    server = GatewayServer(gateway)
+    server.config.load()
+
+    def feed(parts: list[bytes]) -> tuple[list[bytes | None], bytes]:
+        bodies: list[bytes | None] = []
+        gateway.pipeline.bodies = bodies  # type: ignore[attr-defined]
+        wire = Wire()
+        connection = ClientConnection(gateway, server.config, server.server_state, {}, loop)
+        connection.connection_made(wire)  # type: ignore[arg-type]
+        for part in parts:
+            connection.data_received(part)
+        for task in list(server.server_state.tasks):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        connection.connection_lost(None)
+        return bodies, wire.written
+
+    yield feed
+    loop.close()
+
+
+ANY_TIME = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@ANY_TIME
+@given(conversation=conversations(), data=st.data())
+def test_valid_requests_are_understood_however_they_are_split(
+    conversation: tuple[bytes, tuple[Asked, ...]], data: st.DataObject, understand: Understand
+) -> None:
+    raw, right = conversation
+    bodies, answers = understand(data.draw(pieces(raw)))
+    until_asgi = list(takewhile(lambda one: one.method == "POST", right))  # the application answers in its own time
+    assert bodies[: len(until_asgi)] == [one.body for one in until_asgi]
+    assert b"HTTP/1.1 400" not in answers
+
+
+@ANY_TIME
+@given(raw=mutated(), data=st.data())
+def test_damaged_bytes_are_never_read_otherwise_than_by_both_references(
+    raw: bytes, data: st.DataObject, understand: Understand
+) -> None:
+    bodies, answers = understand(data.draw(pieces(raw)))
+    posts = [
+        [one.body for one in reading.requests if one.method == "POST"]
+        for reading in (read_with_h11(raw, 1 << 20), read_with_httptools(raw))
+    ]
+    for number, ours in enumerate(bodies):
+        for theirs in posts:
+            assert ours is None or number >= len(theirs) or theirs[number] == ours
+    accepted = [body for body in bodies if body is not None]
+    assert len(accepted) <= len(posts[1]), "more requests than uvicorn's own parser sees"
+    assert answers.count(b"connection: close") <= 1
+
+
+def test_the_parser_underneath_still_refuses_what_we_rely_on_it_for() -> None:
+    """If a new llhttp became lenient by default, this would say so before an attacker does."""
+    for head in (b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 1\r\nContent-Length: 1\r\n"):
+        with pytest.raises(httptools.HttpParserError):
+            httptools.HttpRequestParser(object()).feed_data(b"POST / HTTP/1.1\r\n" + head + b"\r\n")
