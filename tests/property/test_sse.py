@@ -45,9 +45,10 @@ def test_no_byte_is_lost_or_made_up(pieces: list[bytes]) -> None:
 @given(st.integers(1, 50))
 def test_an_event_that_does_not_end_is_too_large_at_last(size: int) -> None:
     splitter = EventSplitter(max_event_bytes=1000)
+    for _ in range(1000 // size):
+        assert splitter.push(b"x" * size) == b""
     with pytest.raises(EventTooLarge):
-        for _ in range(2000):
-            splitter.push(b"x" * size)
+        splitter.push(b"x" * size)
 
 
 @given(st.lists(LINE, min_size=1))

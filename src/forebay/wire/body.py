@@ -130,7 +130,7 @@ def body_for_engine(body: bytes, demand: Demand, engine_model: str | None, *, as
         fields["model"] = engine_model
     if ask_usage:
         options: dict[str, Any] = {}
-        if (own := fields.get("stream_options")) is not None and own != b"null":
+        if (own := fields.get("stream_options")) is not None and bytes(own) != b"null":
             options = _fields_decoder.decode(own)
         options["include_usage"] = True
         fields["stream_options"] = options

@@ -1,0 +1,49 @@
+"""The command line and environment that an engine is started with."""
+
+from typing import Any
+
+from forebay.config.sources import load_settings
+from forebay.engines.spec import EngineSpec, engine_spec
+
+
+def a_spec(*theirs: str, has_gpu: bool = False, env: dict[str, str] | None = None, **flags: Any) -> EngineSpec:
+    settings, _ = load_settings({"engine_args": theirs, **flags}, env={})
+    return engine_spec(
+        settings, model="org/m", served_model="m", python="py", uds="/run/e.sock", has_gpu=has_gpu, env=env or {}
+    )
+
+
+def value_of(spec: EngineSpec, flag: str) -> str:
+    return spec.argv[spec.argv.index(flag) + 1]
+
+
+def test_settings_become_vllms_own_options() -> None:
+    spec = a_spec(max_model_len=2048, tensor_parallel_size=2, dtype="bfloat16")
+    assert spec.argv[:3] == ("py", "-m", "vllm.entrypoints.openai.api_server")
+    assert value_of(spec, "--uds") == "/run/e.sock"
+    assert value_of(spec, "--max-model-len") == "2048"
+    assert value_of(spec, "--tensor-parallel-size") == "2"
+    assert "--quantization" not in spec.argv
+
+
+def test_what_the_user_says_wins_however_it_is_written() -> None:
+    spec = a_spec("--max_model_len=512", "--no-enforce-eager", max_model_len=2048)
+    assert "--max-model-len" not in spec.argv
+    assert "--enforce-eager" not in spec.argv
+    assert "2048" not in spec.argv
+    assert spec.argv[-2:] == ("--max_model_len=512", "--no-enforce-eager")
+
+
+def test_without_a_gpu_it_starts_quickly_and_small() -> None:
+    assert "--enforce-eager" in a_spec().argv
+    assert "--enforce-eager" not in a_spec(has_gpu=True).argv
+    assert a_spec().env["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert a_spec(env={"VLLM_CPU_KVCACHE_SPACE": "9"}).env["VLLM_CPU_KVCACHE_SPACE"] == "9"
+
+
+def test_the_engine_gets_its_own_secrets_and_none_of_ours() -> None:
+    env = {"API_KEYS": "sk-canary", "FOREBAY_UPSTREAM_API_KEY": "sk-canary", "HF_TOKEN": "hf-1", "PATH": "/bin"}
+    spec = a_spec(env=env)
+    assert spec.env["HF_TOKEN"] == "hf-1"
+    assert "canary" not in str(spec.env)
+    assert "hf-1" not in repr(spec)
