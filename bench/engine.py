@@ -29,10 +29,10 @@ async def stream(url: str, request: bytes) -> tuple[float, float, int]:
         data = await reader.read(65536)
         if not data:
             raise EOFError("the stream was cut")
+        if not tail and not data.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(data[:300])
         found = data.count(b"data: {")
         if found and not chunks:
-            if b"HTTP/1.1 200" not in data and b"HTTP/1.1 200" not in tail:
-                raise RuntimeError(data[:300])
             first = time.perf_counter() - start
         chunks, tail = chunks + found, (tail + data)[-32:]
     writer.close()
