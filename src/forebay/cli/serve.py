@@ -19,6 +19,7 @@ from forebay.config.settings import Settings
 from forebay.engines.lifecycle import Announce, State
 from forebay.engines.spec import EngineSpec, engine_spec
 from forebay.engines.supervisor import Supervisor
+from forebay.failures import Failure
 from forebay.gateway.build import Gateway, GatewayServer, make_replica
 from forebay.models.default import ENGINE_ARGS, ModelUnavailable, default_model, model_cache
 from forebay.replicas.monitor import learn_models
@@ -27,6 +28,7 @@ from forebay.telemetry.logging import LogWriter
 from forebay.upstream.pool import Address
 
 DEFAULT_MODEL = "default"
+LEARN_EVERY_S = 0.25
 MADE_KEY_PREFIX = "sk-run-"
 
 
@@ -118,12 +120,12 @@ async def _serve(settings: Settings, spec: EngineSpec, writer: LogWriter, sock: 
     gateway = Gateway(settings, writer, [replica])
     supervisor = Supervisor(spec, settings, replica.upstream, _Follow(gateway, replica, settings, on_ready))
     gateway.engines.append(supervisor)
-    running: list[asyncio.Task[None]] = []
-    server = GatewayServer(gateway, on_started=lambda: running.append(asyncio.create_task(supervisor.run())))
+    supervising = asyncio.create_task(supervisor.run())
+    server = GatewayServer(gateway)
+    supervising.add_done_callback(lambda _: server.stop())  # it ends by itself only by a bug, which is raised below
     await server.serve([sock])
     supervisor.stop()
-    await asyncio.gather(*running)
-    await gateway.stop()
+    await supervising
 
 
 class _Follow:
@@ -146,7 +148,13 @@ class _Follow:
             self._learning = asyncio.get_running_loop().create_task(self._join())
 
     async def _join(self) -> None:
-        await learn_models(self._replica, self._settings.health_timeout_s)
+        while True:
+            try:
+                await learn_models(self._replica, self._settings.health_timeout_s)
+                break
+            except Failure as failure:
+                self._replica.why = f"its models are not known yet: {failure}"
+                await asyncio.sleep(LEARN_EVERY_S)
         self._gateway.replicas.refresh()
         self._replica.ready, self._replica.why = True, "generates"
         on_ready, self._on_ready = self._on_ready, lambda: None

@@ -22,7 +22,7 @@ log = logging.getLogger("forebay.access")
 
 def make_app(gateway: "Gateway") -> FastAPI:
     """The application over one gateway."""
-    app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, redoc_url=None)
+    app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = gateway
 
     def authenticate(request: Request) -> None:
@@ -102,7 +102,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         headers = ((b"allow", allowed.encode()),)
         return _refusal_response(request, MethodNotAllowed(f"Use {allowed} here.", headers=headers))
     if error.status_code == 404:
-        return _refusal_response(request, NotFound("There is no such path here. See /docs for those that are."))
+        return _refusal_response(request, NotFound("There is no such path here."))
     return _refusal_response(request, BadRequest(str(error.detail)))
 
 

@@ -83,6 +83,7 @@ class Gateway:
         )
         self.connections: set[Any] = set()
         self.date_line = b""
+        self.default_headers: list[tuple[bytes, bytes]] = []
         self._ids = RequestIds()
         self._cors: dict[str, bytes] = {origin: _cors_lines(origin) for origin in settings.cors_origins}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -180,7 +181,9 @@ class Gateway:
     async def _keep_time(self) -> None:
         """Everything that has a deadline is looked at a few times a second, so that no request costs a timer."""
         while True:
-            self.date_line = f"date: {formatdate(time.time(), usegmt=True)}\r\n".encode()
+            date = formatdate(time.time(), usegmt=True).encode()
+            self.date_line = b"date: %s\r\n" % date
+            self.default_headers = [(b"date", date)]
             now = monotonic()
             self.pipeline.sweep(now)
             for connection in list(self.connections):

@@ -85,7 +85,7 @@ class ClientConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.gateway = gateway
         self.limits = gateway.settings
-        self.pipeline_ = gateway.pipeline
+        self.policies = gateway.pipeline
         self.parser = httptools.HttpRequestParser(self)  # uvicorn's is lenient about data after the last request
         self.address = ""
         self.current: Exchange | RequestResponseCycle | None = None
@@ -229,7 +229,7 @@ class ClientConnection(HttpToolsProtocol):
             return
         exchange = self._arriving = Exchange(self, route, headers, version == "1.1", self._since)
         try:
-            self.pipeline_.identify(exchange)
+            self.policies.identify(exchange)
         except Refusal as refusal:
             exchange.refusal = refusal
             refusal.close = refusal.close or length > DRAINED_BODY_BYTES
@@ -286,9 +286,9 @@ class ClientConnection(HttpToolsProtocol):
     def _start(self, turn: Exchange | RequestResponseCycle) -> None:
         self.current = turn
         if isinstance(turn, Exchange):
-            self.pipeline_.begin(turn, monotonic())
+            self.policies.begin(turn, monotonic())
         else:
-            turn.keep_alive = turn.keep_alive and not self.pipeline_.draining
+            turn.keep_alive = turn.keep_alive and not self.policies.draining
             self._start_asgi_task(turn, self.app)
 
     def exchange_over(self, exchange: Exchange) -> None:
@@ -397,7 +397,7 @@ class ClientConnection(HttpToolsProtocol):
         """Whether another answer may follow on this connection."""
         if self._waiting or self._last_words is not None:
             return True
-        return self._phase is not _DEAF and not self.pipeline_.draining
+        return self._phase is not _DEAF and not self.policies.draining
 
     def _common_lines(self, exchange: Exchange) -> bytes:
         origin = exchange.headers.get(b"origin")
@@ -498,7 +498,7 @@ class ClientConnection(HttpToolsProtocol):
             logger=self.logger,
             access_logger=self.access_logger,
             access_log=False,
-            default_headers=self.server_state.default_headers,
+            default_headers=self.gateway.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=any(name == b"expect" for name, _ in fields),
             keep_alive=self._more_may_come,
