@@ -35,7 +35,12 @@ class Watched:
         self.upstream = UpstreamPool(
             Address("localhost", uds=spec.uds), connect_timeout_s=1, idle_s=4, max_connections=9
         )
+        self._others = set(descendants(os.getpid()))
         self.supervisor = Supervisor(spec, settings, self.upstream, self.changes.put_nowait)
+
+    def family(self) -> list[int]:
+        """The leash, the stub, and whatever that started."""
+        return [pid for pid in descendants(os.getpid()) if pid not in self._others]
 
     async def until(self, state: State) -> Announce:
         async with asyncio.timeout(10):
@@ -59,7 +64,7 @@ def supervise(tmp_path: Path) -> StartSupervisor:
             async with asyncio.timeout(10):
                 await running
             watched.upstream.close()
-            assert descendants(os.getpid()) == []
+            assert watched.family() == []
 
     return start
 
@@ -93,7 +98,7 @@ async def test_an_engine_that_never_gets_healthy_is_given_up(supervise: StartSup
 async def test_a_killed_engine_comes_back(supervise: StartSupervisor) -> None:
     async with supervise() as watched:
         await watched.until(State.READY)
-        stub = descendants(os.getpid())[-1]
+        stub = watched.family()[-1]
         os.kill(stub, signal.SIGKILL)
         assert "status 137" in (await watched.until(State.STOPPED)).why
         await watched.until(State.READY)
@@ -125,7 +130,7 @@ async def test_health_that_fails_again_and_again_is_a_stall(supervise: StartSupe
 async def test_an_engine_too_busy_to_answer_health_is_left_alone(supervise: StartSupervisor) -> None:
     async with supervise(health_timeout_s=0.1) as watched:
         await watched.until(State.READY)
-        stub = descendants(os.getpid())[-1]
+        stub = watched.family()[-1]
         os.kill(stub, signal.SIGSTOP)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -136,7 +141,7 @@ async def test_an_engine_too_busy_to_answer_health_is_left_alone(supervise: Star
 async def test_stopping_ends_what_ignores_sigterm_and_what_left_the_group(supervise: StartSupervisor) -> None:
     async with supervise("stubborn") as watched:
         await watched.until(State.READY)
-        assert len(descendants(os.getpid())) == 3  # leash, stub, grandchild
+        assert len(watched.family()) == 3  # leash, stub, grandchild
 
 
 def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
