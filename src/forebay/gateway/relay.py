@@ -187,13 +187,12 @@ class Relay:
             events = _valid_utf8(events)
         if b'"usage":' in events or b'"abort"' in events:
             events = self._read_events(events)
-        for start in _ERROR_STARTS:
-            if has_line_starting(events, start):
-                self._error_inside(events, now)
-                return
-        if self._ended_well is False:
+        if b"error" in events and any(has_line_starting(events, start) for start in _ERROR_STARTS):
+            self._error_inside(events, now)
+            return
+        if not self._ended_well:
             for end in exchange.route.stream_ends:
-                if has_line_starting(events, end):
+                if end in events and has_line_starting(events, end):
                     self._ended_well = True
         if exchange.route.stores and not self._streaming:
             self._own_response(events)

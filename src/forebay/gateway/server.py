@@ -12,7 +12,7 @@ A connection is, on its receiving side, in one of these phases, each with its de
     DEAF      the answer that closes is being sent  2 s; what still arrives is thrown away
 
 httptools (llhttp) does the parsing and refuses what is ambiguous (both lengths, bad chunk sizes, bare LF, folded
-headers …); what it lets through and we do not is refused in `_check_head`. uvicorn bounds none of the sizes and times.
+headers …); what it lets through and we do not is refused by `wire/head.py`. uvicorn bounds none of the sizes and times.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from collections import deque
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from forebay.gateway.asgi import make_cycle
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.routes import Dialect, find_route
@@ -34,14 +34,12 @@ from forebay.refusals import (
     BodyTooLarge,
     HeadersTooLarge,
     InvalidHeader,
-    MethodNotAllowed,
     Overloaded,
     Refusal,
     RequestTimeout,
-    Unauthorized,
-    UnsupportedMediaType,
     URLTooLong,
 )
+from forebay.wire.head import check_fields, check_host, check_line
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -51,9 +49,6 @@ LINGER_S = 2.0
 DRAINING_IDLE_S = 1.0
 DRAINED_BODY_BYTES = 64 * 1024  # a refused request's body up to this size is read, so that the connection lives on
 
-_METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"})
-_HOST_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]%"
-_SINGLE_HEADERS = (b"host", b"x-api-key", b"content-type", b"x-request-id", b"traceparent", b"expect")
 _STREAM_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
 
 
@@ -217,15 +212,28 @@ class ClientConnection(HttpToolsProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version()
         fields, self.headers = self.headers, []  # what `on_header` is given from here on are trailers: dropped
         headers = dict(fields)
-        length = self._check_head(method, version, headers, fields)
+        route = find_route(method, self.url)
+        if route is None:
+            check_line(method, self.url, version)
+        elif version != "1.1":
+            check_line(method, b"/", version)
+        length = check_fields(fields, headers, version, self.limits.max_body_bytes)
+        if (host := headers.get(b"host")) is None or host != self._checked_host:
+            check_host(host, version)
+            self._checked_host = host
+        most = self.limits.max_header_bytes
+        if self._fed + self._unseen_bytes > most and sum(len(name) + len(value) + 4 for name, value in fields) > most:
+            raise HeadersTooLarge(f"The headers exceed {most} bytes.")
         self._phase = _BODY
         self._since = self._body_started = self._now
         self._body_bytes = 0
         self._blocks = []
         self._more_may_come = version == "1.1" and self.parser.should_keep_alive()
-        route = find_route(method, self.url)
         if route is None:
-            self._arriving = self._asgi_cycle(method, version, fields)
+            cycle = self._arriving = self.cycle = make_cycle(
+                self, method, version, fields, keep_alive=self._more_may_come
+            )
+            self._received(cycle)
             return
         exchange = self._arriving = Exchange(self, route, headers, version == "1.1", self._since)
         try:
@@ -243,7 +251,7 @@ class ClientConnection(HttpToolsProtocol):
         self._since = self._now
         self._body_bytes += len(body)
         if self._body_bytes > self.limits.max_body_bytes:
-            self._body_too_large()
+            raise BodyTooLarge(f"The body is larger than {self.limits.max_body_bytes} bytes.")
         arriving = self._arriving
         if isinstance(arriving, Exchange):
             if arriving.refusal is None:
@@ -461,9 +469,6 @@ class ClientConnection(HttpToolsProtocol):
             return
         self._answer_raw(RequestTimeout("The request took too long to arrive.", should_retry=False))
 
-    def _body_too_large(self) -> None:
-        raise BodyTooLarge(f"The body is larger than {self.limits.max_body_bytes} bytes.")
-
     def _check_unread(self, now: float) -> None:
         """The client has left its answer unread for long: cut it off, unless it reads, however slowly."""
         unread = self.transport.get_write_buffer_size()
@@ -471,99 +476,3 @@ class ClientConnection(HttpToolsProtocol):
             self._unread_since, self._unread_bytes = now, unread
         else:
             self.transport.abort()
-
-    # Other requests
-    def _asgi_cycle(self, method: bytes, version: str, fields: list[tuple[bytes, bytes]]) -> RequestResponseCycle:
-        """A request for the FastAPI application, as uvicorn's own protocol would have made it."""
-        raw_path, _, query = self.url.partition(b"?")
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
-            "method": method.decode("ascii"),
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": "",
-            "path": unquote(raw_path.decode("ascii")),
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": fields,
-            "state": self.app_state.copy(),
-        }
-        cycle = self.cycle = RequestResponseCycle(
-            scope=scope,  # type: ignore[arg-type]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.gateway.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=any(name == b"expect" for name, _ in fields),
-            keep_alive=self._more_may_come,
-            on_response=self.on_response_complete,
-        )
-        self._received(cycle)
-        return cycle
-
-    def _check_head(
-        self, method: bytes, version: str, headers: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]
-    ) -> int:
-        """Refuse what llhttp accepts and a careful server does not. Returns the declared length, 0 where unknown."""
-        if version not in ("1.1", "1.0"):
-            raise InvalidHeader(f"HTTP/{version} is not spoken here; use HTTP/1.1.", code="invalid_http")
-        if method not in _METHODS:
-            raise _method_refused()
-        if self.url[:1] != b"/" or b"#" in self.url or not self.url.isascii():
-            raise InvalidHeader("The request target must be a path that starts with '/'.", code="invalid_url")
-        if len(headers) != len(fields):
-            _check_doubled([name for name, _ in fields])
-        most = self.limits.max_header_bytes
-        if self._fed + self._unseen_bytes > most and sum(len(n) + len(v) + 4 for n, v in fields) > most:
-            raise HeadersTooLarge(f"The headers exceed {most} bytes.")
-        host = headers.get(b"host")
-        if host != self._checked_host or host is None:
-            if not (_is_host(host) if host is not None else version == "1.0"):
-                raise InvalidHeader("The Host header is missing or not valid.", code="invalid_host")
-            self._checked_host = host
-        if b"upgrade" in headers:
-            raise InvalidHeader("Upgrades are not offered.")
-        coding = headers.get(b"transfer-encoding")
-        if coding is not None and (coding.lower() != b"chunked" or version != "1.1"):
-            raise InvalidHeader("Transfer-Encoding must be 'chunked', in HTTP/1.1.")
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            refusal = UnsupportedMediaType("Compressed bodies are not accepted; send it uncompressed.")
-            refusal.close = True
-            raise refusal
-        expect = headers.get(b"expect")
-        if expect is not None and expect.lower() != b"100-continue":
-            raise InvalidHeader("Only 'Expect: 100-continue' is understood.")
-        length = int(headers.get(b"content-length", 0))
-        if length > self.limits.max_body_bytes:
-            self._body_too_large()
-        return length
-
-
-def _is_host(host: bytes) -> bool:
-    """Whether a Host value is a name or address, perhaps with a port: nothing another parser could take for more."""
-    name, colon, port = host.rpartition(b":") if not host.endswith(b"]") else (host, b"", b"")
-    if not colon:
-        name = host
-    if not name or name.translate(None, _HOST_CHARACTERS) or (colon and not port.isdigit()):
-        return False
-    return b":" not in name or (name[:1] == b"[" and name[-1:] == b"]")
-
-
-def _check_doubled(names: list[bytes]) -> None:
-    if names.count(b"authorization") > 1:
-        raise Unauthorized("There is more than one Authorization header.")
-    for name in _SINGLE_HEADERS:
-        if names.count(name) > 1:
-            raise InvalidHeader(f"There is more than one {name.decode()} header.")
-
-
-def _method_refused() -> Refusal:
-    refusal = MethodNotAllowed("This method is not offered.")
-    refusal.close = True
-    return refusal

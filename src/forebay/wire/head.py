@@ -1,0 +1,77 @@
+"""What a request's head must be, beyond what the parser refuses.
+
+llhttp refuses what is ambiguous about lengths, chunks, line ends and folding. The rest, which two servers in a row
+could still read differently, is refused here: odd methods, versions and targets, a Host that is missing, doubled or
+more than a host, encodings and upgrades that nobody here speaks.
+"""
+
+from collections.abc import Sequence
+
+from forebay.refusals import BodyTooLarge, InvalidHeader, MethodNotAllowed, Unauthorized, UnsupportedMediaType
+
+Field = tuple[bytes, bytes]
+
+_METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"})
+_HOST_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]%"
+_ONCE = (b"host", b"x-api-key", b"content-type", b"x-request-id", b"traceparent", b"expect")
+
+
+def check_line(method: bytes, target: bytes, version: str) -> None:
+    """Refuse a request line that is not plain HTTP/1.1 or 1.0. Raises `Refusal`."""
+    if version not in ("1.1", "1.0"):
+        raise InvalidHeader(f"HTTP/{version} is not spoken here; use HTTP/1.1.", code="invalid_http")
+    if method not in _METHODS:
+        refusal = MethodNotAllowed("This method is not offered.")
+        refusal.close = True
+        raise refusal
+    if target[:1] != b"/" or b"#" in target or not target.isascii():
+        raise InvalidHeader("The request target must be a path that starts with '/'.", code="invalid_url")
+
+
+def check_fields(fields: Sequence[Field], headers: dict[bytes, bytes], version: str, max_body_bytes: int) -> int:
+    """Refuse header fields that must not be, or not twice; `headers` is the dictionary of `fields`.
+
+    Returns the body's declared length, 0 where none is declared. Raises `Refusal`.
+    """
+    if len(headers) != len(fields):
+        _check_doubled([name for name, _ in fields])
+    if b"upgrade" in headers:
+        raise InvalidHeader("Upgrades are not offered.")
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and (coding.lower() != b"chunked" or version != "1.1"):
+        raise InvalidHeader("Transfer-Encoding must be 'chunked', in HTTP/1.1.")
+    content_coding = headers.get(b"content-encoding")
+    if content_coding is not None and content_coding.lower() != b"identity":
+        refusal = UnsupportedMediaType("Compressed bodies are not accepted; send it uncompressed.")
+        refusal.close = True
+        raise refusal
+    expect = headers.get(b"expect")
+    if expect is not None and expect.lower() != b"100-continue":
+        raise InvalidHeader("Only 'Expect: 100-continue' is understood.")
+    length = int(headers.get(b"content-length", 0))
+    if length > max_body_bytes:
+        raise BodyTooLarge(f"The body is larger than {max_body_bytes} bytes.")
+    return length
+
+
+def check_host(host: bytes | None, version: str) -> None:
+    """Refuse a Host that is missing (HTTP/1.0 may) or is not a name or address, perhaps with a port."""
+    if not (_is_host(host) if host is not None else version == "1.0"):
+        raise InvalidHeader("The Host header is missing or not valid.", code="invalid_host")
+
+
+def _is_host(host: bytes) -> bool:
+    name, colon, port = host.rpartition(b":") if not host.endswith(b"]") else (host, b"", b"")
+    if not colon:
+        name = host
+    if not name or name.translate(None, _HOST_CHARACTERS) or (colon and not port.isdigit()):
+        return False
+    return b":" not in name or (name[:1] == b"[" and name[-1:] == b"]")
+
+
+def _check_doubled(names: list[bytes]) -> None:
+    if names.count(b"authorization") > 1:
+        raise Unauthorized("There is more than one Authorization header.")
+    for name in _ONCE:
+        if names.count(name) > 1:
+            raise InvalidHeader(f"There is more than one {name.decode()} header.")
