@@ -117,7 +117,10 @@ class Settings(BaseModel):
     )
     connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream")
     first_byte_timeout_s: Seconds = setting(
-        300.0, "Time to an engine's first byte of an answer, seconds.", group="upstream"
+        300.0, "Time an engine has until the first byte of its answer, seconds.", group="upstream"
+    )
+    request_timeout_s: Seconds = setting(
+        600.0, "Time after which no further attempt at a request is made, seconds.", group="upstream"
     )
     stall_timeout_s: Seconds = setting(
         60.0, "Longest pause between two blocks of an engine's answer, seconds.", group="upstream"
@@ -136,6 +139,17 @@ class Settings(BaseModel):
     health_timeout_s: Seconds = setting(5.0, "Time an engine has to answer a check, seconds.", group="upstream")
     retry_attempts: int = setting(
         2, "Attempts for a request of which nothing has reached the client.", group="upstream", ge=1, le=5
+    )
+    breaker_failures: int = setting(
+        5, "Failures in a row after which an engine is left alone for a while.", group="upstream", ge=1
+    )
+    breaker_ratio: float = setting(
+        0.5, "Share of failed attempts within half a minute that has the same effect.", group="upstream", gt=0, le=1
+    )
+    breaker_pause_s: Seconds = setting(
+        5.0,
+        "How long it is left alone before one trial; doubled up to a minute while trials fail, seconds.",
+        group="upstream",
     )
 
     # The engine we start

@@ -22,6 +22,7 @@ from forebay.gateway.relay import RelayLimits
 from forebay.gateway.server import ClientConnection
 from forebay.policy.admission import Admission
 from forebay.policy.auth import Authenticator
+from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
@@ -74,6 +75,7 @@ class Gateway:
                 max_json_depth=settings.max_json_depth,
             ),
             relay_limits=RelayLimits(
+                request_timeout_s=settings.request_timeout_s,
                 first_byte_timeout_s=settings.first_byte_timeout_s,
                 stall_timeout_s=settings.stall_timeout_s,
                 max_answer_bytes=settings.max_answer_bytes,
@@ -158,6 +160,7 @@ class Gateway:
                     "name": replica.name,
                     "ready": replica.ready,
                     "in_flight": replica.in_flight,
+                    "breaker": replica.breaker.state.value,
                     "models": list(replica.models),
                     "why": replica.why,
                 }
@@ -198,6 +201,10 @@ class Gateway:
         watch_metric(metric.CONNECTIONS, lambda: [((), len(self.connections))])
         watch_metric(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in self.replicas])
         watch_metric(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in self.replicas])
+        watch_metric(
+            metric.BREAKER_STATE,
+            lambda: [((r.name, s.value), r.breaker.state is s) for r in self.replicas for s in BreakerState],
+        )
         watch_metric(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_metric(metric.ENGINE_RESTARTS, lambda: [((e.name,), e.restarts) for e in self.engines])
@@ -320,7 +327,10 @@ def make_replica(settings: Settings, name: str, address: Address, api_key: str |
         idle_s=settings.upstream_idle_s,
         max_connections=settings.max_upstream_connections,
     )
-    return Replica(name, pool, api_key)
+    limits = BreakerLimits(
+        consecutive=settings.breaker_failures, ratio=settings.breaker_ratio, pause_s=settings.breaker_pause_s
+    )
+    return Replica(name, pool, api_key, breaker=Breaker(limits))
 
 
 def _cors_lines(origin: str) -> bytes:

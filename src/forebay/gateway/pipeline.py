@@ -11,6 +11,7 @@ from forebay.gateway.relay import Relay, RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.auth import Authenticator
 from forebay.policy.ownership import Ownership
+from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import LeastOutstanding
 from forebay.policy.verdict import Outcome
 from forebay.refusals import BadRequest, Draining, InternalError, NotFound, Refusal, UnsupportedMediaType
@@ -40,6 +41,7 @@ class Pipeline:
         self.recorder = recorder
         self.routing = LeastOutstanding()
         self.ownership = Ownership()
+        self.retry_budget = RetryBudget()
         self.body_limits = body_limits
         self.relay_limits = relay_limits
         self.running: set[Exchange] = set()
@@ -70,6 +72,7 @@ class Pipeline:
             else:
                 body, only = self._read_body(exchange)
             exchange.hold(self.admission.acquire())
+            self.retry_budget.asked()
             exchange.relay = Relay(exchange, self, body, only)
             exchange.relay.send(now)
         except Refusal as refusal:
@@ -109,9 +112,8 @@ class Pipeline:
         """End everything that still runs, with an error that tells the caller why: the drain's time is over."""
         for exchange in list(self.running):
             if exchange.relay is not None:
-                exchange.relay.give_up(
-                    Draining("The gateway stopped before the answer was complete.", should_retry=True), now
-                )
+                told = Draining("The gateway stopped before the answer was complete.", should_retry=True)
+                exchange.relay.give_up(told, now, "cancelled")
 
     def _read_body(self, exchange: Exchange) -> tuple[bytes, Replica | None]:
         """Parse, resolve the model, and say what goes to the engine; and the one replica it must go to, if so."""

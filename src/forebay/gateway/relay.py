@@ -18,9 +18,9 @@ from forebay.failures import Failure
 from forebay.gateway.errors import error_events, refusal_from_engine
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.routes import Dialect
-from forebay.policy.retry import is_stale_connection, may_retry
-from forebay.policy.verdict import Lease
-from forebay.refusals import BadGateway, EngineUnavailable, Refusal, UpstreamTimeout
+from forebay.policy.retry import RETRIED_STATUSES, is_retryable, is_stale_connection
+from forebay.policy.verdict import Lease, Outcome
+from forebay.refusals import BadGateway, EngineUnavailable, Overloaded, Refusal, UpstreamTimeout
 from forebay.replicas.replica import Replica
 from forebay.upstream.connection import Connection
 from forebay.wire.sse import (
@@ -44,6 +44,7 @@ _ABORTED = BadGateway("The engine gave the request up.", code="engine_aborted")
 class RelayLimits:
     """How long and how much a relay waits for and holds: seconds, bytes, attempts."""
 
+    request_timeout_s: float
     first_byte_timeout_s: float
     stall_timeout_s: float
     max_answer_bytes: int
@@ -101,14 +102,17 @@ class Relay:
         exchange = self._exchange
         replica = self._only
         if replica is None:
-            replica = self._pipeline.routing.choose(self._pipeline.replicas.serving(exchange.model), self._avoid)
+            serving = self._pipeline.replicas.serving(exchange.model)
+            replica = self._pipeline.routing.choose(serving, now, self._avoid)
         elif not replica.ready:
             raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
+        if replica.upstream.full:
+            raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
         exchange.replica = replica
         if not fresh:
             exchange.attempts += 1
         self._clear_answer(now)
-        self._slot = replica.acquire()
+        self._slot = replica.acquire(now)
         trace = b"traceparent: %s\r\n" % exchange.traceparent if exchange.traceparent else b""
         request = b"%sx-request-id: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
             replica.request_head(exchange.route.method, exchange.route.path),
@@ -119,11 +123,25 @@ class Relay:
         )
         self._connection = replica.upstream.send(request, self, fresh=fresh)
 
-    def _let_go(self, now: float) -> None:
-        """The connection is done with, however it ended."""
+    def _try_again(self, now: float) -> bool:
+        """Ask another replica, if policy allows it and there is one; nothing has reached the client."""
+        exchange, pipeline = self._exchange, self._pipeline
+        if exchange.attempts >= pipeline.relay_limits.max_attempts or self._only is not None:
+            return False
+        if now - exchange.started_at >= pipeline.relay_limits.request_timeout_s or not pipeline.retry_budget.spend(now):
+            return False
+        self._avoid = exchange.replica
+        try:
+            self.send(now)
+        except Refusal:
+            return False
+        return True
+
+    def _let_go(self, outcome: Outcome, now: float) -> None:
+        """The attempt is over: `answered`, `failed` on the engine's side, or `cancelled`, which says nothing of it."""
         self._connection = None
         if self._slot is not None:
-            self._slot.release("answered", now)
+            self._slot.release(outcome, now)
             self._slot = None
 
     # The engine's answer: upstream.connection.Reader
@@ -152,30 +170,29 @@ class Relay:
             self._pass_on(events, now)
 
     def end(self, now: float) -> None:
-        self._let_go(now)
         if self._splitter is None:
             self._answer_whole(b"".join(self._held), now)
         elif self._ended_well:
+            self._let_go("answered", now)
             self._exchange.client.end_stream(b"")
             self._pipeline.finish(self._exchange, "answered", now)
         else:
+            self._let_go("failed", now)
             self._end_badly(BadGateway("The engine's stream ended before its end.", retry_after_s=1), now)
 
     def failed(self, failure: Failure) -> None:
         now = monotonic()
-        exchange = self._exchange
-        self._let_go(now)
-        attempts = self._pipeline.relay_limits.max_attempts
-        if not self._streaming and may_retry(failure, exchange.attempts, attempts, refreshed=self._refreshed):
-            stale = is_stale_connection(failure)
-            self._refreshed = self._refreshed or stale
-            self._avoid = None if stale else exchange.replica
+        if is_stale_connection(failure) and not self._refreshed:
+            self._let_go("cancelled", now)
+            self._refreshed = True
             try:
-                self.send(now, fresh=stale)
+                self.send(now, fresh=True)
             except Refusal as refusal:
                 self._end_badly(refusal, now)
             return
-        self._end_badly(_refusal_for(failure, generated=self._streaming), now)
+        self._let_go("failed", now)
+        if self._streaming or not is_retryable(failure) or not self._try_again(now):
+            self._end_badly(_refusal_for(failure, generated=self._streaming), now)
 
     # Streams
     def _pass_on(self, events: bytes, now: float) -> None:
@@ -261,15 +278,17 @@ class Relay:
     def _answer_whole(self, body: bytes, now: float) -> None:
         exchange = self._exchange
         if self._status != 200:
-            self._end_badly(refusal_from_engine(self._status, body), now)
+            self._let_go("failed" if self._status >= 500 else "answered", now)
+            if self._status not in RETRIED_STATUSES or not self._try_again(now):
+                self._end_badly(refusal_from_engine(self._status, body), now)
             return
         answer = read_answer(body) if self._json else None
-        if answer is None:
-            self._end_badly(BadGateway("The engine's answer is not the JSON it should be.", retry_after_s=1), now)
+        if answer is None or is_aborted(answer):
+            self._let_go("failed", now)
+            no_json = BadGateway("The engine's answer is not the JSON it should be.", retry_after_s=1)
+            self._end_badly(_ABORTED if answer else no_json, now)
             return
-        if is_aborted(answer):
-            self._end_badly(_ABORTED, now)
-            return
+        self._let_go("answered", now)
         exchange.usage = usage_of(answer)
         if exchange.route.stores:
             self._record_owner(answer.id)
@@ -293,11 +312,11 @@ class Relay:
         exchange.client.end_stream(error_events(refusal, exchange.route.dialect, exchange.events_out))
         self._pipeline.finish(exchange, "failed", now)
 
-    def give_up(self, refusal: Refusal, now: float) -> None:
-        """Stop the engine's work and end the exchange with a refusal."""
+    def give_up(self, refusal: Refusal, now: float, outcome: Outcome = "failed") -> None:
+        """Stop the engine's work and end the exchange with a refusal; `outcome` is what it says of the engine."""
         if self._connection is not None:
             self._connection.cancel()
-        self._let_go(now)
+        self._let_go(outcome, now)
         self._end_badly(refusal, now)
 
     def check(self, now: float) -> None:
@@ -314,7 +333,7 @@ class Relay:
         """The client went away: nobody wants the rest."""
         if self._connection is not None:
             self._connection.cancel()
-        self._let_go(now)
+        self._let_go("cancelled", now)
         self._exchange.error_code = "client_closed_request"
         self._pipeline.finish(self._exchange, "cancelled", now)
 

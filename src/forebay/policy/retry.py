@@ -1,20 +1,58 @@
-"""Once more? Only where the engine cannot have begun an answer, so that no work is done twice.
+"""Once more? Only while nothing has reached the client, and only as a small share of what is asked anyway.
 
-Two cases: no connection came about (another engine, or the same one again, may do), and a kept-alive connection was
-closed by the engine while our request was on its way (it had idled; a fresh one will do). The second does not count
-as an attempt, because it says nothing about the engine, but it happens once only.
+Two things are not the same:
+
+*A stale connection.* A kept-alive connection that the engine closed while our request was on its way says nothing
+about the engine; the request is sent once more on a fresh connection. It is no attempt and costs no budget.
+
+*A failed attempt.* No connection, a connection that broke before the first byte, a time-out before the first byte, or
+an answer 502, 503 or 504. Another replica is asked, if there is one, attempts are left, the request's deadline has
+not come, and the budget allows it. A budget, because retries that are counted a request multiply an overload (Google
+SRE book, "Handling Overload"): here they are at most a fifth of recent requests, and a few a second where there is
+little traffic.
 """
 
 from forebay.failures import Failure
 
-
-def may_retry(failure: Failure, attempts: int, max_attempts: int, *, refreshed: bool) -> bool:
-    """Whether to send again after `attempts` attempts; `refreshed` if that was done for a stale connection."""
-    if failure.kind == "connect":
-        return attempts < max_attempts
-    return is_stale_connection(failure) and not refreshed
+RETRY_SHARE = 0.2
+RETRIES_PER_S = 1.0
+MOST_SAVED = 20.0
+RETRIED_STATUSES = frozenset({502, 503, 504})
 
 
 def is_stale_connection(failure: Failure) -> bool:
     """Whether the failure is the race of keep-alive: a reused connection closed before any answer."""
-    return failure.kind == "closed" and failure.reused and failure.before_answer
+    return failure.kind == "closed" and failure.stale
+
+
+def is_retryable(failure: Failure) -> bool:
+    """Whether another replica may do better with the same request."""
+    return failure.kind == "connect" or (failure.kind in ("closed", "timeout") and failure.before_answer)
+
+
+class RetryBudget:
+    """What may be spent on retries: every request saves a share of one, time saves a little, a retry spends one."""
+
+    def __init__(self, share: float = RETRY_SHARE, per_s: float = RETRIES_PER_S, most: float = MOST_SAVED) -> None:
+        self._share = share
+        self._per_s = per_s
+        self._most = most
+        self._saved = most / 4
+        self._at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget {self._saved:.1f} saved>"
+
+    def asked(self) -> None:
+        """A request came in."""
+        if self._saved < self._most:
+            self._saved += self._share
+
+    def spend(self, now: float) -> bool:
+        """Whether a retry may be made now; if so, it is paid for."""
+        self._saved = min(self._saved + (now - self._at) * self._per_s, self._most) if self._at else self._saved
+        self._at = now
+        if self._saved < 1.0:
+            return False
+        self._saved -= 1.0
+        return True

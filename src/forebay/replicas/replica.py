@@ -6,6 +6,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from forebay.policy.breaker import Breaker
 from forebay.policy.verdict import Lease, Outcome
 from forebay.upstream.pool import UpstreamPool
 
@@ -22,15 +23,23 @@ class Replica:
     why: str = "not checked yet"
     in_flight: int = 0
     draining: bool = False
+    breaker: Breaker = field(default_factory=Breaker)
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
-    def acquire(self) -> Lease:
-        """Count one request as under way until the lease is released."""
+    def acquire(self, now: float) -> Lease:
+        """Count one attempt as under way until the lease is released; how it ended is told to the breaker."""
         self.in_flight += 1
+        self.breaker.asked(now)
         return Lease(self._release)
 
     def _release(self, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1
+        if outcome == "answered":
+            self.breaker.succeeded(now)
+        elif outcome == "failed":
+            self.breaker.failed(now)
+        else:
+            self.breaker.left(now)
 
     def request_head(self, method: bytes, path: bytes) -> bytes:
         """Request line and the headers that are the same for every request on a path; made once."""

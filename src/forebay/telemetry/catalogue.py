@@ -71,6 +71,12 @@ REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in
 REPLICA_IN_FLIGHT = Metric(
     "forebay_replica_in_flight", "gauge", "Requests under way at the replica, by our own count.", ("replica",)
 )
+BREAKER_STATE = Metric(
+    "forebay_breaker_state",
+    "gauge",
+    "1 for the state that the replica's breaker is in, 0 for others.",
+    ("replica", "state"),
+)
 ENGINE_STATE = Metric(
     "forebay_engine_state",
     "gauge",

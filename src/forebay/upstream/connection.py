@@ -87,10 +87,15 @@ class Connection(asyncio.Protocol):
     def fail(self, kind: FailureKind, detail: str) -> None:
         """End the attempt with a failure of `kind`, and the connection with it."""
         reader, self._reader = self._reader, None
-        before_answer = self._status == 0
+        failure = Failure(
+            kind,
+            detail,
+            before_answer=self._status == 0,
+            stale=self.reused and self._status == 0 and not self._head_fed,
+        )
         self.close()
         if reader is not None:
-            reader.failed(Failure(kind, detail, before_answer=before_answer, reused=self.reused))
+            reader.failed(failure)
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
