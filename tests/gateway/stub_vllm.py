@@ -16,7 +16,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.answer(503 if MODE == "unhealthy" or os.path.exists(os.environ.get("STUB_SICK", "/none")) else 200, {})
+        sick = MODE == "unhealthy" or os.path.exists(os.environ.get("STUB_SICK", "/none"))
+        self.answer(503 if sick else 200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))

@@ -1,11 +1,12 @@
 """`forebay serve MODEL`: a gateway and the engine it supervises, as separate processes over a Unix socket."""
 
-import asyncio
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +17,11 @@ from pydantic import SecretStr
 from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
 from forebay.cli.run import announce_address, base_url, prepare
 from forebay.config.settings import Settings
-from forebay.engines.lifecycle import Announce, State
-from forebay.engines.spec import EngineSpec, engine_spec
-from forebay.engines.supervisor import Supervisor
-from forebay.failures import Failure
-from forebay.gateway.build import Gateway, GatewayServer, make_replica
+from forebay.engines.spec import EngineSpec, NotEnoughDevices, engine_spec, share_devices
 from forebay.models.default import ENGINE_ARGS, ModelUnavailable, default_model, model_cache
-from forebay.replicas.monitor import learn_models
-from forebay.replicas.replica import Replica
-from forebay.telemetry.logging import LogWriter
-from forebay.upstream.pool import Address
+from forebay.serving import serve_engines
 
 DEFAULT_MODEL = "default"
-LEARN_EVERY_S = 0.25
 MADE_KEY_PREFIX = "sk-run-"
 
 
@@ -64,10 +57,10 @@ def serve(
     python = engine_python(settings)
     with tempfile.TemporaryDirectory(prefix="forebay-") as private:
         try:
-            spec = _spec(settings, model, python, settings.runtime_dir or Path(private))
-        except (ModelUnavailable, OSError) as wrong:
+            specs = _specs(settings, model, python, settings.runtime_dir or Path(private))
+        except (ModelUnavailable, NotEnoughDevices, OSError) as wrong:
             fail(f"model: {wrong}")
-        _run(settings, spec, shown_key)
+        _run(settings, specs, shown_key)
 
 
 def engine_python(settings: Settings) -> Path:
@@ -78,7 +71,8 @@ def engine_python(settings: Settings) -> Path:
     return beside if beside.exists() else Path(sys.executable)
 
 
-def _spec(settings: Settings, model: str, python: Path, directory: Path) -> EngineSpec:
+def _specs(settings: Settings, model: str, python: Path, directory: Path) -> list[EngineSpec]:
+    """How to start each replica. Raises `ModelUnavailable`, `NotEnoughDevices` or OSError."""
     model_args: tuple[str, ...] = ()
     name = settings.served_model_name
     if model == DEFAULT_MODEL:
@@ -90,75 +84,51 @@ def _spec(settings: Settings, model: str, python: Path, directory: Path) -> Engi
             raise OSError(f"there is no directory {path}")
         model, name = str(path), name or path.resolve().name
     directory.mkdir(parents=True, exist_ok=True)
-    return engine_spec(
-        settings,
-        model=model,
-        served_model=name or model,
-        python=str(python),
-        uds=str(directory / "engine-0.sock"),
-        has_gpu=shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists(),
-        env=os.environ,
-        model_args=model_args,
-    )
+    devices = gpu_devices(os.environ)
+    shares = share_devices(devices, settings.replicas, settings.tensor_parallel_size or 1)
+    return [
+        engine_spec(
+            settings,
+            name=f"engine-{number}",
+            model=model,
+            served_model=name or model,
+            python=str(python),
+            uds=str(directory / f"engine-{number}.sock"),
+            devices=share,
+            env=os.environ,
+            model_args=model_args,
+        )
+        for number, share in enumerate(shares)
+    ]
 
 
-def _run(settings: Settings, spec: EngineSpec, shown_key: str | None) -> None:
+def gpu_devices(env: Mapping[str, str]) -> list[str]:
+    """The GPUs that engines may use: those that CUDA_VISIBLE_DEVICES names, else all that the driver lists."""
+    if (named := env.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [device.strip() for device in named.split(",") if device.strip()]
+    if (nvidia_smi := shutil.which("nvidia-smi")) is None:
+        return []
+    listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+def _run(settings: Settings, specs: list[EngineSpec], shown_key: str | None) -> None:
     sock, writer = prepare(settings)
     announce_address(settings, sock)
-    url = base_url(settings, sock)
-    typer.echo(f"forebay: starting the engine for {spec.served_model}; this can take minutes")
+    model, url = specs[0].served_model, base_url(settings, sock)
+    what = "the engine" if len(specs) == 1 else f"{len(specs)} engines"
+    typer.echo(f"forebay: starting {what} for {model}; this can take minutes")
+    say_ready = once(lambda: _say_ready(url, model, settings, shown_key))
     try:
-        uvloop.run(
-            _serve(settings, spec, writer, sock, lambda: _say_ready(url, spec.served_model, settings, shown_key))
-        )
+        uvloop.run(serve_engines(settings, specs, writer, sock, say_ready))
     finally:
         writer.stop()
 
 
-async def _serve(settings: Settings, spec: EngineSpec, writer: LogWriter, sock: Any, on_ready: Any) -> None:
-    replica = make_replica(settings, spec.name, Address("localhost", uds=spec.uds))
-    gateway = Gateway(settings, writer, [replica])
-    supervisor = Supervisor(spec, settings, replica.upstream, _Follow(gateway, replica, settings, on_ready))
-    gateway.engines.append(supervisor)
-    supervising = asyncio.create_task(supervisor.run())
-    server = GatewayServer(gateway)
-    supervising.add_done_callback(lambda _: server.stop())  # it ends by itself only by a bug, which is raised below
-    await server.serve([sock])
-    supervisor.stop()
-    await supervising
-
-
-class _Follow:
-    """Keeps the replica in step with its engine's state."""
-
-    def __init__(self, gateway: Gateway, replica: Replica, settings: Settings, on_ready: Any) -> None:
-        self._gateway = gateway
-        self._replica = replica
-        self._settings = settings
-        self._on_ready = on_ready
-        self._learning: asyncio.Task[None] | None = None
-
-    def __call__(self, change: Announce) -> None:
-        if self._learning is not None:
-            self._learning.cancel()
-            self._learning = None
-        self._replica.ready = False
-        self._replica.why = f"{change.new.value}: {change.why}"
-        if change.new is State.READY:
-            self._learning = asyncio.get_running_loop().create_task(self._join())
-
-    async def _join(self) -> None:
-        while True:
-            try:
-                await learn_models(self._replica, self._settings.health_timeout_s)
-                break
-            except Failure as failure:
-                self._replica.why = f"its models are not known yet: {failure}"
-                await asyncio.sleep(LEARN_EVERY_S)
-        self._gateway.replicas.refresh()
-        self._replica.ready, self._replica.why = True, "generates"
-        on_ready, self._on_ready = self._on_ready, lambda: None
-        on_ready()
+def once(action: Callable[[], None]) -> Callable[[], None]:
+    """The action for its first call, nothing after that."""
+    actions = [action]
+    return lambda: actions.pop()() if actions else None
 
 
 def _say_ready(url: str, model: str, settings: Settings, shown_key: str | None) -> None:

@@ -160,6 +160,9 @@ class Settings(BaseModel):
         roles=(),
         aliases=("MODEL_NAME", "MODEL_PATH"),
     )
+    replicas: int = setting(
+        1, "Engines to run side by side; GPUs are shared out among them.", group="engine", roles=SERVE, ge=1, le=64
+    )
     served_model_name: str | None = setting(None, "Name that callers use for the model.", group="engine", roles=SERVE)
     engine_python: Path | None = setting(
         None,

@@ -16,6 +16,10 @@ KEEP_ALIVE_S = 300
 CPU_KV_CACHE_GIB = 2
 
 
+class NotEnoughDevices(Exception):
+    """More GPUs are asked for than there are; the message says what to change."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What to run. `env` is the whole environment; it may hold a Hugging Face token and is never shown."""
@@ -37,14 +41,15 @@ def engine_spec(
     served_model: str,
     python: str,
     uds: str,
-    has_gpu: bool,
+    devices: Sequence[str],
     env: Mapping[str, str],
     model_args: Sequence[str] = (),
     name: str = "engine-0",
 ) -> EngineSpec:
     """The way to start vLLM on `model`, which callers know as `served_model`, listening on the Unix socket `uds`.
 
-    `model_args` are options that the model itself needs; `env` is the environment to start from.
+    `devices` are the GPUs it may use, none on a machine without; `model_args` are options that the model itself needs;
+    `env` is the environment to start from.
     """
     ours = [
         "--model",
@@ -57,10 +62,22 @@ def engine_spec(
         "--disable-uvicorn-access-log",
         *_from_settings(settings),
         *model_args,
-        *([] if has_gpu else ["--enforce-eager"]),
+        *([] if devices else ["--enforce-eager"]),
     ]
     argv = (python, "-m", "vllm.entrypoints.openai.api_server", *_without(ours, settings.engine_args))
-    return EngineSpec(name, served_model, uds, (*argv, *settings.engine_args), _environment(env, has_gpu))
+    return EngineSpec(name, served_model, uds, (*argv, *settings.engine_args), _environment(env, devices))
+
+
+def share_devices(devices: Sequence[str], replicas: int, each: int) -> list[list[str]]:
+    """Which GPUs each replica gets: one alone gets all, several get `each`. Raises `NotEnoughDevices`."""
+    if not devices or replicas == 1:
+        return [list(devices) for _ in range(replicas)]
+    if replicas * each > len(devices):
+        raise NotEnoughDevices(
+            f"{replicas} replicas of {each} GPUs need {replicas * each}, and there are {len(devices)}; "
+            "lower --replicas or --tensor-parallel-size"
+        )
+    return [list(devices[number * each : (number + 1) * each]) for number in range(replicas)]
 
 
 def _from_settings(settings: Settings) -> list[str]:
@@ -94,7 +111,7 @@ def _flag(part: str) -> str:
     return "--" + name[5:] if name.startswith("--no-") else name
 
 
-def _environment(env: Mapping[str, str], has_gpu: bool) -> dict[str, str]:
+def _environment(env: Mapping[str, str], devices: Sequence[str]) -> dict[str, str]:
     kept = {name: value for name, value in env.items() if name not in _OURS and not name.startswith("FOREBAY_")}
     defaults = {
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
@@ -104,6 +121,8 @@ def _environment(env: Mapping[str, str], has_gpu: bool) -> dict[str, str]:
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    if not has_gpu:
+    if devices:
+        kept["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    else:
         defaults["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_KV_CACHE_GIB)
     return {**defaults, **kept}

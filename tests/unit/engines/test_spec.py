@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import pytest
+
 from forebay.config.sources import load_settings
-from forebay.engines.spec import EngineSpec, engine_spec
+from forebay.engines.spec import EngineSpec, NotEnoughDevices, engine_spec, share_devices
 
 
-def a_spec(*theirs: str, has_gpu: bool = False, env: dict[str, str] | None = None, **flags: Any) -> EngineSpec:
+def a_spec(*theirs: str, gpus: tuple[str, ...] = (), env: dict[str, str] | None = None, **flags: Any) -> EngineSpec:
     settings, _ = load_settings({"engine_args": theirs, **flags}, env={})
     return engine_spec(
-        settings, model="org/m", served_model="m", python="py", uds="/run/e.sock", has_gpu=has_gpu, env=env or {}
+        settings, model="org/m", served_model="m", python="py", uds="/run/e.sock", devices=gpus, env=env or {}
     )
 
 
@@ -36,7 +38,7 @@ def test_what_the_user_says_wins_however_it_is_written() -> None:
 
 def test_without_a_gpu_it_starts_quickly_and_small() -> None:
     assert "--enforce-eager" in a_spec().argv
-    assert "--enforce-eager" not in a_spec(has_gpu=True).argv
+    assert "--enforce-eager" not in a_spec(gpus=("0",)).argv
     assert a_spec().env["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert a_spec(env={"VLLM_CPU_KVCACHE_SPACE": "9"}).env["VLLM_CPU_KVCACHE_SPACE"] == "9"
 
@@ -47,3 +49,12 @@ def test_the_engine_gets_its_own_secrets_and_none_of_ours() -> None:
     assert spec.env["HF_TOKEN"] == "hf-1"
     assert "canary" not in str(spec.env)
     assert "hf-1" not in repr(spec)
+
+
+def test_gpus_are_shared_out_and_too_few_are_refused() -> None:
+    assert share_devices(["0", "1", "2", "3"], 2, 2) == [["0", "1"], ["2", "3"]]
+    assert share_devices(["4", "7"], 1, 1) == [["4", "7"]]
+    assert share_devices([], 3, 1) == [[], [], []]
+    with pytest.raises(NotEnoughDevices, match="lower --replicas"):
+        share_devices(["0", "1", "2"], 2, 2)
+    assert a_spec(gpus=("4", "7")).env["CUDA_VISIBLE_DEVICES"] == "4,7"

@@ -1,0 +1,78 @@
+"""The wiring of `forebay serve`: a gateway over engines that this process supervises. The one place that knows both."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+
+from forebay.config.settings import Settings
+from forebay.engines.lifecycle import Announce, State
+from forebay.engines.spec import EngineSpec
+from forebay.engines.supervisor import Supervisor
+from forebay.failures import Failure
+from forebay.gateway.build import Gateway, GatewayServer, make_replica
+from forebay.replicas.monitor import learn_models
+from forebay.replicas.replica import Replica
+from forebay.telemetry.logging import LogWriter
+from forebay.upstream.pool import Address
+
+LEARN_EVERY_S = 0.25
+
+
+async def serve_engines(
+    settings: Settings,
+    specs: Sequence[EngineSpec],
+    writer: LogWriter,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+) -> None:
+    """Start the engines and serve over them until a signal; then drain, and end them.
+
+    `on_ready` is called each time an engine has joined.
+    """
+    replicas = [make_replica(settings, spec.name, Address("localhost", uds=spec.uds)) for spec in specs]
+    gateway = Gateway(settings, writer, replicas)
+    server = GatewayServer(gateway)
+    supervisors = []
+    for spec, replica in zip(specs, replicas, strict=True):
+        follow = _Follow(gateway, replica, settings, on_ready)
+        supervisors.append(Supervisor(spec, settings, replica.upstream, follow))
+    gateway.engines.extend(supervisors)
+    running = [asyncio.create_task(supervisor.run()) for supervisor in supervisors]
+    for task in running:
+        task.add_done_callback(lambda _: server.stop())  # it ends by itself only by a bug, which is raised below
+    await server.serve([sock])
+    for supervisor in supervisors:
+        supervisor.stop()
+    await asyncio.gather(*running)
+
+
+class _Follow:
+    """Keeps a replica in step with its engine's state."""
+
+    def __init__(self, gateway: Gateway, replica: Replica, settings: Settings, on_ready: Callable[[], None]) -> None:
+        self._gateway = gateway
+        self._replica = replica
+        self._settings = settings
+        self._on_ready = on_ready
+        self._learning: asyncio.Task[None] | None = None
+
+    def __call__(self, change: Announce) -> None:
+        if self._learning is not None:
+            self._learning.cancel()
+            self._learning = None
+        self._replica.ready = False
+        self._replica.why = f"{change.new.value}: {change.why}"
+        if change.new is State.READY:
+            self._learning = asyncio.get_running_loop().create_task(self._join())
+
+    async def _join(self) -> None:
+        while True:
+            try:
+                await learn_models(self._replica, self._settings.health_timeout_s)
+                break
+            except Failure as failure:
+                self._replica.why = f"its models are not known yet: {failure}"
+                await asyncio.sleep(LEARN_EVERY_S)
+        self._gateway.replicas.refresh()
+        self._replica.ready, self._replica.why = True, "generates"
+        self._on_ready()
