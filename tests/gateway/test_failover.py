@@ -16,6 +16,7 @@ FIRST_FAILS = {
     "502": Behaviour(status=502, body="bad gateway"),
     "503": Behaviour(status=503),
     "504": Behaviour(status=504, body="gateway timeout"),
+    "engine dead": Behaviour(status=500, body={"error": {"message": "EngineCore encountered an issue. See stack"}}),
     "nothing in time": Behaviour(faults=[Fault("head", "hang")]),
 }
 

@@ -16,6 +16,7 @@ from forebay.refusals import Refusal
 
 MAX_RETRY_AFTER_S = 60
 MAX_MESSAGE = 2000
+ENGINE_DEAD = b"EngineCore encountered an issue"  # vLLM's EngineDeadError, said with 500 to every request it held
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -87,6 +88,8 @@ def refusal_from_engine(status: int, body: bytes) -> Refusal:
         return refusals.BodyTooLarge(message or "The engine refused the request as too large.")
     if status in (429, 503):
         return refusals.Overloaded("The engine is overloaded. Try again shortly.", retry_after_s=2)
+    if status == 500 and ENGINE_DEAD in body:
+        return refusals.EngineUnavailable("The engine stopped while it worked on this request.", retry_after_s=5)
     if status == 500:
         return refusals.InternalError("The engine failed on this request.", code="engine_error")
     if status == 504:

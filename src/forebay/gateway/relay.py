@@ -137,6 +137,12 @@ class Relay:
             return False
         return True
 
+    def _abandon(self, outcome: Outcome, now: float) -> None:
+        """Stop the engine's work on this attempt."""
+        if self._connection is not None:
+            self._connection.cancel()
+        self._let_go(outcome, now)
+
     def _let_go(self, outcome: Outcome, now: float) -> None:
         """The attempt is over: `answered`, `failed` on the engine's side, or `cancelled`, which says nothing of it."""
         self._connection = None
@@ -267,6 +273,10 @@ class Relay:
         refusal = _ABORTED if b"engine_aborted" in told else refusal_from_engine(500, told)
         if before and self._streaming:
             self._exchange.client.write_stream(b"".join(before))
+        if not self._streaming and refusal.status in RETRIED_STATUSES:
+            self._abandon("failed", now)
+            if self._try_again(now):
+                return
         self.give_up(refusal, now)
 
     def _own_response(self, events: bytes) -> None:
@@ -278,9 +288,10 @@ class Relay:
     def _answer_whole(self, body: bytes, now: float) -> None:
         exchange = self._exchange
         if self._status != 200:
-            self._let_go("failed" if self._status >= 500 else "answered", now)
-            if self._status not in RETRIED_STATUSES or not self._try_again(now):
-                self._end_badly(refusal_from_engine(self._status, body), now)
+            refusal = refusal_from_engine(self._status, body)
+            self._let_go("failed" if refusal.status >= 500 else "answered", now)
+            if refusal.status not in RETRIED_STATUSES or not self._try_again(now):
+                self._end_badly(refusal, now)
             return
         answer = read_answer(body) if self._json else None
         if answer is None or is_aborted(answer):
@@ -314,9 +325,7 @@ class Relay:
 
     def give_up(self, refusal: Refusal, now: float, outcome: Outcome = "failed") -> None:
         """Stop the engine's work and end the exchange with a refusal; `outcome` is what it says of the engine."""
-        if self._connection is not None:
-            self._connection.cancel()
-        self._let_go(outcome, now)
+        self._abandon(outcome, now)
         self._end_badly(refusal, now)
 
     def check(self, now: float) -> None:
@@ -331,9 +340,7 @@ class Relay:
     # The client's side
     def client_gone(self, now: float) -> None:
         """The client went away: nobody wants the rest."""
-        if self._connection is not None:
-            self._connection.cancel()
-        self._let_go("cancelled", now)
+        self._abandon("cancelled", now)
         self._exchange.error_code = "client_closed_request"
         self._pipeline.finish(self._exchange, "cancelled", now)
 
