@@ -97,6 +97,7 @@ class ClientConnection(HttpToolsProtocol):
         self._last_words: Refusal | None = None
         self._checked_host: bytes | None = None
         self._chunked = True
+        self._closes_after = False
         self.url = b""
         self._unseen_bytes = 0
         self._told = False
@@ -370,7 +371,8 @@ class ClientConnection(HttpToolsProtocol):
         """Send the head of a stream and its first events."""
         exchange.answer_status = 200
         lines = b"transfer-encoding: chunked\r\n" if exchange.http11 else b""
-        if not self._stays_open():
+        self._closes_after = not self._stays_open()
+        if self._closes_after:
             lines += b"connection: close\r\n"
         self._chunked = exchange.http11
         head = b"%s%s%sx-request-id: %s\r\n%s%s\r\n" % (
@@ -388,10 +390,13 @@ class ClientConnection(HttpToolsProtocol):
         self._write(self._framed(events))
 
     def end_stream(self, events: bytes) -> None:
-        """Send the last events of a stream, if any, and its end."""
+        """Send the last events of a stream, if any, and its end.
+
+        The connection closes only if the head said so: a client that was not told may be sending its next request.
+        """
         end = b"0\r\n\r\n" if self._chunked else b""
         self._write((self._framed(events) if events else b"") + end)
-        if not self._stays_open():
+        if self._closes_after or (self._phase is _DEAF and not self._stays_open()):
             self._close_gently()
 
     def _framed(self, events: bytes) -> bytes:
@@ -428,21 +433,22 @@ class ClientConnection(HttpToolsProtocol):
         if self.current is not None or self._waiting:  # earlier answers come first
             self._last_words = refusal
             return
-        body = error_body(refusal, Dialect.OPENAI, "")
+        request_id = self.gateway.new_request_id()
+        body = error_body(refusal, Dialect.OPENAI, request_id)
         self.transport.write(
             b"%s%scontent-type: application/json\r\nx-request-id: %s\r\n%scontent-length: %d\r\n"
             b"connection: close\r\n\r\n%s"
             % (
                 STATUS_LINE[refusal.status],
                 self.gateway.date_line,
-                self.gateway.new_request_id().encode(),
+                request_id.encode(),
                 error_headers(refusal),
                 len(body),
                 body,
             )
         )
         self._close_gently()
-        self.gateway.recorder.unreadable(refusal, self.address)
+        self.gateway.recorder.unreadable(refusal, self.address, request_id)
 
     def _input_failed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__

@@ -114,10 +114,11 @@ class Recorder:
         if self._writer is not None:
             self._writer.write(_access_line(exchange, outcome, status, stream, now))
 
-    def unreadable(self, refusal: "Refusal", address: str) -> None:
+    def unreadable(self, refusal: "Refusal", address: str, request_id: str) -> None:
         """A connection was refused before any request on it could be told."""
         self._metrics.counter(metric.ERRORS, ("unreadable", refusal.code)).value += 1
-        log.info("unreadable request", extra={"client": address, "status": refusal.status, "error": refusal.code})
+        fields = {"request_id": request_id, "client": address, "status": refusal.status, "error": refusal.code}
+        log.info("unreadable request", extra=fields)
 
     def bug(self, exchange: "Exchange", error: Exception) -> None:
         """Forebay itself failed on an exchange."""

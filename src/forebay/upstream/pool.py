@@ -115,8 +115,8 @@ class UpstreamPool:
                     await loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
         except TimeoutError:
             connection.fail("connect", f"no connection to {address} within {self._connect_timeout_s:g} s")
-        except OSError as error:
-            connection.fail("connect", f"no connection to {address}: {error.strerror or error}")
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no DNS could hold
+            connection.fail("connect", f"no connection to {address}: {error}")
 
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
