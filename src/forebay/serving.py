@@ -37,6 +37,8 @@ async def serve_engines(
         follow = _Follow(gateway, replica, settings, on_ready)
         supervisors.append(Supervisor(spec, settings, replica.upstream, follow))
     gateway.engines.extend(supervisors)
+    owners = dict(zip(replicas, supervisors, strict=True))
+    gateway.on_stall = lambda replica, why: owners[replica].stalled(why)
     running = [asyncio.create_task(supervisor.run()) for supervisor in supervisors]
     for task in running:
         task.add_done_callback(lambda _: server.stop())  # it ends by itself only by a bug, which is raised below
@@ -74,5 +76,5 @@ class _Follow:
                 self._replica.why = f"its models are not known yet: {failure}"
                 await asyncio.sleep(LEARN_EVERY_S)
         self._gateway.replicas.refresh()
-        self._replica.ready, self._replica.why = True, "generates"
+        self._replica.ready, self._replica.suspect, self._replica.why = True, False, "generates"
         self._on_ready()

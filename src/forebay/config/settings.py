@@ -125,6 +125,12 @@ class Settings(BaseModel):
     stall_timeout_s: Seconds = setting(
         60.0, "Longest pause between two blocks of an engine's answer, seconds.", group="upstream"
     )
+    engine_stall_s: Seconds = setting(
+        60.0,
+        "Time an engine may have work and make no progress before it is taken out of rotation (and restarted, if it is "
+        "ours), seconds. Longer than its longest step: a few seconds will do on GPUs, a CPU's prefill can take ten.",
+        group="upstream",
+    )
     upstream_idle_s: Seconds = setting(
         4.0,
         "Time an idle engine connection is kept, seconds; shorter than the engine's own.",

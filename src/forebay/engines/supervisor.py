@@ -33,11 +33,11 @@ from forebay.engines.lifecycle import (
     Warm,
     Watch,
 )
-from forebay.engines.probe import check_health, generate_once
 from forebay.engines.process import EngineProcess
 from forebay.engines.spec import EngineSpec
 from forebay.failures import Failure
 from forebay.upstream.pool import UpstreamPool
+from forebay.upstream.questions import check_health, generate_once
 
 log = logging.getLogger("forebay.engine")
 
@@ -136,6 +136,11 @@ class Supervisor:
         """Begin to end the engine; `run` returns when it has ended. Its requests must be over by then."""
         self._events.put_nowait((0, False))
 
+    def stalled(self, why: str) -> None:
+        """The gateway sees no progress on work that it gave the engine: end it and start another."""
+        if self.state is State.READY:
+            self._send(self._epoch, Stalled(why))
+
     def _send(self, number: int, event: Event) -> None:
         self._events.put_nowait((number, event))
 
@@ -225,7 +230,7 @@ class Supervisor:
     async def _warm(self) -> None:
         while True:
             try:
-                await generate_once(self._upstream, self._spec, self._settings.engine_warm_timeout_s)
+                await generate_once(self._upstream, self._spec.served_model, self._settings.engine_warm_timeout_s)
             except Failure as failure:
                 log.warning("warm-up failed", extra={"engine": self.name, "why": str(failure)})
                 await asyncio.sleep(PROBE_EVERY_S)

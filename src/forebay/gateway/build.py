@@ -20,9 +20,11 @@ from forebay.gateway.app import make_app
 from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.relay import RelayLimits
 from forebay.gateway.server import ClientConnection
+from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.policy.admission import Admission
 from forebay.policy.auth import Authenticator
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
+from forebay.policy.progress import Progress
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
@@ -84,6 +86,7 @@ class Gateway:
             ),
         )
         self.connections: set[Any] = set()
+        self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
         self.date_line = b""
         self.default_headers: list[tuple[bytes, bytes]] = []
         self._ids = RequestIds()
@@ -99,6 +102,7 @@ class Gateway:
         """Begin to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
         self._spawn(self._keep_time())
+        self._spawn(StallWatch(self.pipeline.running, self.metrics, self.on_stall).run())
 
     def watch_replicas(self) -> None:
         """Begin to check every replica, for those that run elsewhere."""
@@ -330,7 +334,7 @@ def make_replica(settings: Settings, name: str, address: Address, api_key: str |
     limits = BreakerLimits(
         consecutive=settings.breaker_failures, ratio=settings.breaker_ratio, pause_s=settings.breaker_pause_s
     )
-    return Replica(name, pool, api_key, breaker=Breaker(limits))
+    return Replica(name, pool, api_key, breaker=Breaker(limits), progress=Progress(settings.engine_stall_s))
 
 
 def _cors_lines(origin: str) -> bytes:

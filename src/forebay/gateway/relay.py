@@ -161,6 +161,8 @@ class Relay:
 
     def block(self, data: bytes, now: float) -> None:
         self._progress_at = now
+        if self._exchange.replica is not None:
+            self._exchange.replica.progress.moved(now)
         if self._splitter is None:
             self._held.append(data)
             self._held_bytes += len(data)
@@ -336,6 +338,18 @@ class Relay:
         limit = limits.stall_timeout_s if self._streaming else limits.first_byte_timeout_s
         if now - self._progress_at > limit:
             self._connection.fail("timeout", f"nothing came for {limit:g} s")
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when the engine owes this exchange something; None where it does not, or the client is the slow one."""
+        if self._paused or self._connection is None or not self._exchange.route.generates:
+            return None
+        return self._progress_at
+
+    def stalled(self) -> None:
+        """The engine has stalled: treat it as a time-out, at once."""
+        if self._connection is not None:
+            self._connection.fail("timeout", "the engine makes no progress")
 
     # The client's side
     def client_gone(self, now: float) -> None:

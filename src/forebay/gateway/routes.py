@@ -23,7 +23,8 @@ class Dialect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A relayed endpoint. `name` labels it in metrics; `stream_ends` are the lines that close a stream properly."""
+    """A relayed endpoint. `name` labels it in metrics; `stream_ends` are the lines that close a stream properly;
+    `generates` tells that the engine's core works on it, not its front alone."""
 
     name: str
     method: bytes
@@ -33,6 +34,7 @@ class Route:
     usage_on_request: bool = False
     model_required: bool = True
     stores: bool = False
+    generates: bool = True
     response_id: str | None = None
 
 
@@ -43,9 +45,9 @@ _RELAYED = (
     Route("embeddings", b"POST", b"/v1/embeddings"),
     Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True),
     Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",)),
-    Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC),
-    Route("tokenize", b"POST", b"/tokenize", model_required=False),
-    Route("detokenize", b"POST", b"/detokenize", model_required=False),
+    Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC, generates=False),
+    Route("tokenize", b"POST", b"/tokenize", model_required=False, generates=False),
+    Route("detokenize", b"POST", b"/detokenize", model_required=False, generates=False),
 )
 _EXACT = {(route.method, route.path): route for route in _RELAYED}
 RELAYED_PATHS = frozenset(route.path.decode() for route in _RELAYED)
@@ -74,4 +76,12 @@ def _stored_response(method: bytes, path: bytes, query: bytes) -> Route | None:
         return None
     name = "responses_cancel" if action else "responses_get"
     target = path + (b"?" + query if query else b"")
-    return Route(name, method, target, Dialect.RESPONSES, _RESPONSES_END, response_id=response_id.decode("ascii"))
+    return Route(
+        name,
+        method,
+        target,
+        Dialect.RESPONSES,
+        _RESPONSES_END,
+        generates=False,
+        response_id=response_id.decode("ascii"),
+    )

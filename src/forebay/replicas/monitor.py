@@ -1,7 +1,8 @@
 """Keeps a remote replica's `ready` and `models` true, by asking it.
 
-A replica is taken in when `/v1/models` names a model. It is taken out when it refuses connections or answers
-`/health` with anything but 200, twice in a row: a time-out proves nothing, since a saturated engine answers late.
+A replica is taken in when `/v1/models` names a model; after a stall, only once it has generated again. It is taken out
+when it refuses connections or answers `/health` with anything but 200, twice in a row: a time-out proves nothing, since
+a saturated engine answers late. (Stalls are found by `gateway/stalls.py`.)
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import msgspec
 from forebay.failures import Failure
 from forebay.replicas.replica import Replica
 from forebay.upstream.fetch import fetch
+from forebay.upstream.questions import check_health, generate_once
 
 log = logging.getLogger("forebay.replicas")
 
@@ -33,7 +35,8 @@ _models_decoder = msgspec.json.Decoder(_Models)
 
 async def learn_models(replica: Replica, timeout_s: float) -> None:
     """Ask a replica which models it serves and remember them. Raises `Failure`."""
-    status, body = await fetch(replica.upstream, _get(replica, b"/v1/models"), timeout_s)
+    request = replica.request_head(b"GET", b"/v1/models") + b"\r\n"
+    status, body = await fetch(replica.upstream, request, timeout_s)
     if status != 200:
         raise Failure("invalid", f"/v1/models answered {status}")
     try:
@@ -52,11 +55,12 @@ async def watch(replica: Replica, *, interval_s: float, timeout_s: float, on_cha
     while True:
         try:
             if replica.ready:
-                status, _ = await fetch(replica.upstream, _get(replica, b"/health"), timeout_s)
-                if status != 200:
-                    raise Failure("invalid", f"/health answered {status}")
+                await check_health(replica.upstream, timeout_s, replica.api_key)
             else:
                 await learn_models(replica, timeout_s)
+                if replica.suspect and replica.models:
+                    await generate_once(replica.upstream, next(iter(replica.models)), timeout_s, replica.api_key)
+                    replica.suspect = False
                 _set_ready(replica, True, "answers", on_change)
             strikes = 0
         except Failure as failure:
@@ -76,7 +80,3 @@ def _set_ready(replica: Replica, ready: bool, why: str, on_change: Callable[[Rep
         extra={"replica": replica.name, "why": why, "models": list(replica.models)},
     )
     on_change(replica)
-
-
-def _get(replica: Replica, path: bytes) -> bytes:
-    return replica.request_head(b"GET", path) + b"\r\n"

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forebay.policy.breaker import Breaker
+from forebay.policy.progress import Progress
 from forebay.policy.verdict import Lease, Outcome
 from forebay.upstream.pool import UpstreamPool
+
+STALL_S = 60.0
 
 
 @dataclass(eq=False, slots=True)
 class Replica:
-    """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object)."""
+    """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object); `suspect`
+    says that it stalled and has not generated since."""
 
     name: str
     upstream: UpstreamPool
@@ -24,6 +28,8 @@ class Replica:
     in_flight: int = 0
     draining: bool = False
     breaker: Breaker = field(default_factory=Breaker)
+    progress: Progress = field(default_factory=lambda: Progress(STALL_S))
+    suspect: bool = False
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
     def acquire(self, now: float) -> Lease:

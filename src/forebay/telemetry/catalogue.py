@@ -77,6 +77,9 @@ BREAKER_STATE = Metric(
     "1 for the state that the replica's breaker is in, 0 for others.",
     ("replica", "state"),
 )
+STALLS = Metric(
+    "forebay_replica_stalls_total", "counter", "Times a replica had work and made no progress.", ("replica",)
+)
 ENGINE_STATE = Metric(
     "forebay_engine_state",
     "gauge",

@@ -1,0 +1,85 @@
+"""Finds engines that have work and make no progress, and takes them out of rotation.
+
+The decision is `policy/progress.py`'s; here its facts are gathered: which exchanges wait for which replica, and, while
+a replica has been silent for a while, its step counter. A stalled replica's exchanges end at once, as time-outs, which
+sends those that may be sent again to another one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from forebay.failures import Failure
+from forebay.gateway.exchange import Exchange
+from forebay.replicas.replica import Replica
+from forebay.telemetry import catalogue as metric
+from forebay.telemetry.metrics import Metrics
+from forebay.upstream.questions import count_steps
+
+log = logging.getLogger("forebay.replicas")
+
+LOOK_EVERY_S = 0.25
+READS_A_STALL = 4
+
+OnStall = Callable[[Replica, str], None]
+
+
+class StallWatch:
+    """Looks at the running exchanges a few times a second. `on_stall` is told of each replica found stalled."""
+
+    def __init__(self, running: set[Exchange], metrics: Metrics, on_stall: OnStall) -> None:
+        self._running = running
+        self._metrics = metrics
+        self._on_stall = on_stall
+        self._reading: dict[Replica, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self.look(monotonic())
+
+    def look(self, now: float) -> None:
+        """Decide about every replica that owes somebody something."""
+        for replica, since in self._pending().items():
+            if not replica.ready:
+                continue
+            if replica.progress.stalled(since, now):
+                self._stalled(replica, now - since)
+            elif now - since > replica.progress.stall_s / READS_A_STALL and replica not in self._reading:
+                self._reading[replica] = asyncio.get_running_loop().create_task(self._read_counter(replica))
+
+    def _pending(self) -> dict[Replica, float]:
+        """Each replica that is waited for, and since when."""
+        pending: dict[Replica, float] = {}
+        for exchange, since in _waiting(self._running):
+            if exchange.replica is not None:
+                pending[exchange.replica] = min(since, pending.get(exchange.replica, since))
+        return pending
+
+    def _stalled(self, replica: Replica, age_s: float) -> None:
+        why = f"stalled: work has waited {age_s:.1f} s and nothing moves"
+        replica.ready, replica.suspect, replica.why = False, True, why
+        self._metrics.counter(metric.STALLS, (replica.name,)).value += 1
+        log.error("replica stalled", extra={"replica": replica.name, "in_flight": replica.in_flight, "why": why})
+        for exchange, _ in list(_waiting(self._running)):
+            if exchange.replica is replica and exchange.relay is not None:
+                exchange.relay.stalled()
+        self._on_stall(replica, why)
+
+    async def _read_counter(self, replica: Replica) -> None:
+        interval_s = replica.progress.stall_s / READS_A_STALL
+        try:
+            steps = await count_steps(replica.upstream, max(interval_s, 1.0), replica.api_key)
+        except Failure as failure:
+            log.debug("step counter unread", extra={"replica": replica.name, "why": str(failure)})
+        else:
+            replica.progress.counted(steps, monotonic())
+        await asyncio.sleep(interval_s)
+        del self._reading[replica]
+
+
+def _waiting(running: Iterable[Exchange]) -> Iterable[tuple[Exchange, float]]:
+    for exchange in running:
+        if exchange.relay is not None and (since := exchange.relay.waits_since) is not None:
+            yield exchange, since

@@ -1,0 +1,46 @@
+"""Is it stalled? Work is pending and nothing moves. Pure: the clock is an argument.
+
+`/health` cannot tell: vLLM answers it with 200 while its engine core hangs, and late while it is merely busy. What can
+is progress, from two sources: bytes that we relay, and the engine's own step counter
+(`vllm:iteration_tokens_total_count`), which moves at every step, those of a long prefill included.
+
+    nothing pending                        not stalled, however long nothing moved
+    something moved within `stall_s`       not stalled
+    the counter was read since, unmoved    stalled
+    the counter could not be read          stalled only after twice the time: silence is weaker evidence
+"""
+
+
+class Progress:
+    """One engine's. Tell it what moves; ask `stalled`. Times are monotonic seconds."""
+
+    __slots__ = ("_counter", "_counter_read_at", "_moved_at", "stall_s")
+
+    def __init__(self, stall_s: float) -> None:
+        self.stall_s = stall_s
+        self._moved_at = 0.0
+        self._counter = -1.0
+        self._counter_read_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Progress moved at {self._moved_at:.1f}, counter {self._counter:g}>"
+
+    def moved(self, now: float) -> None:
+        """Bytes of an answer came."""
+        self._moved_at = now
+
+    def counted(self, steps: float, now: float) -> None:
+        """The engine's step counter was read."""
+        if steps != self._counter:
+            self._counter = steps
+            self._moved_at = now
+        self._counter_read_at = now
+
+    def stalled(self, pending_since: float | None, now: float) -> bool:
+        """Whether the engine has stalled, its oldest unanswered work being `pending_since` (None: there is none)."""
+        if pending_since is None:
+            return False
+        since = max(self._moved_at, pending_since)
+        if self._counter_read_at > since + self.stall_s:
+            return True
+        return now - since > 2 * self.stall_s
