@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-FailureKind = Literal["connect", "closed", "invalid", "timeout"]
+FailureKind = Literal["connect", "closed", "invalid", "timeout", "stalled"]
 
 
 class Failure(Exception):
@@ -13,6 +13,7 @@ class Failure(Exception):
              byte had come on a connection that had served before
     invalid  what came is not an HTTP answer, or not one that may be relayed
     timeout  nothing came in time
+    stalled  the engine as a whole no longer makes progress
     """
 
     def __init__(self, kind: FailureKind, detail: str, *, before_answer: bool = False, stale: bool = False) -> None:

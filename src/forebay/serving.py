@@ -35,7 +35,9 @@ async def serve_engines(
     supervisors = []
     for spec, replica in zip(specs, replicas, strict=True):
         follow = _Follow(gateway, replica, settings, on_ready)
-        supervisors.append(Supervisor(spec, settings, replica.upstream, follow))
+        supervisor = Supervisor(spec, settings, replica.upstream, follow)
+        replica.cpu_seconds = supervisor.cpu_seconds
+        supervisors.append(supervisor)
     gateway.engines.extend(supervisors)
     owners = dict(zip(replicas, supervisors, strict=True))
     gateway.on_stall = lambda replica, why: owners[replica].stalled(why)
@@ -76,5 +78,6 @@ class _Follow:
                 self._replica.why = f"its models are not known yet: {failure}"
                 await asyncio.sleep(LEARN_EVERY_S)
         self._gateway.replicas.refresh()
+        self._replica.breaker.renew()
         self._replica.ready, self._replica.suspect, self._replica.why = True, False, "generates"
         self._on_ready()

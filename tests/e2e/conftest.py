@@ -96,16 +96,15 @@ def command_of(pid: int) -> str:
     return ""
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    log_file = tmp_path_factory.mktemp("e2e") / "forebay.log"
+@contextlib.contextmanager
+def serve(log_file: Path, *flags: str) -> Iterator[Service]:
+    """`forebay serve default` with the options given, until it is ready; at the end SIGTERM must end all of it."""
     env = {name: value for name, value in os.environ.items() if name not in ("FOREBAY_CONFIG", "LOG_FILE")}
     env |= {"API_KEYS": KEY, "MODEL_ALIASES": "gpt-3.5-turbo=*,text-davinci-003=*"}
     process = subprocess.Popen(
         [
             str(Path(sys.executable).with_name("forebay")),
-            *("serve", "default", "--port", "0", "--log-file", str(log_file), "--max-model-len", "1024"),
-            *("--engine-backoff-max-s", "1", "--drain-timeout-s", "20", "--", "--max-logprobs", "20"),
+            *("serve", "default", "--port", "0", "--log-file", str(log_file), "--drain-timeout-s", "20", *flags),
         ],
         env=env,
         stdout=subprocess.PIPE,
@@ -128,3 +127,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log_file = tmp_path_factory.mktemp("e2e") / "forebay.log"
+    flags = ["--max-model-len", "1024", "--engine-backoff-max-s", "1", "--", "--max-logprobs", "20"]
+    with serve(log_file, *flags) as running:
+        yield running

@@ -27,6 +27,7 @@ import ssl
 import struct
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -156,6 +157,7 @@ class FakeEngine:
         slots: int | None = None,
         token_delay_s: float = 0.0,
         force_usage: bool = False,
+        tagged: bool = False,
         uds: str | None = None,
         tls: ssl.SSLContext | None = None,
         send_buffer_bytes: int | None = None,
@@ -165,6 +167,7 @@ class FakeEngine:
         self.tokens = tokens
         self.token_delay_s = token_delay_s
         self.force_usage = force_usage  # vLLM's --enable-force-include-usage: on every event, as there
+        self.tagged = tagged
         self.uds = uds
         self.port = 0
         self.on_connect: Literal["serve", "close", "reset", "ignore"] = "serve"
@@ -597,6 +600,7 @@ class _Answer:
 # What an engine says, API by API, in vLLM 0.32's shapes.
 
 _ERROR_TYPES = {404: "NotFoundError", 422: "UnprocessableEntityError", 503: "ServiceUnavailableError"}
+_FIRST_ID = 1_000_000  # of the tokens of an answer; those of prompts are below
 _CRASH = b""  # in place of an event: vLLM's generator raised, and uvicorn closed the connection
 
 
@@ -606,6 +610,41 @@ def _json(value: Any) -> bytes:
 
 def _sse(value: Any, event: str | None = None) -> bytes:
     return (f"event: {event}\n" if event else "").encode() + b"data: " + _json(value) + b"\n\n"
+
+
+def tag_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What marks the answer to these messages where the engine is `tagged`."""
+    return _tag(_ids(messages))
+
+
+def _tag(prompt_ids: Sequence[int]) -> str:
+    return f"{zlib.crc32(json.dumps(list(prompt_ids)).encode()):08x}"
+
+
+def _ids(prompt: Any) -> list[int]:
+    """Token ids of a prompt: one a word."""
+    if isinstance(prompt, str):
+        return [zlib.crc32(word.encode()) % _FIRST_ID for word in prompt.split()]
+    if isinstance(prompt, Mapping):
+        return _ids(prompt.get("content") or prompt.get("text") or "")
+    if isinstance(prompt, Sequence):
+        return [one for part in prompt for one in ([part] if isinstance(part, int) else _ids(part))]
+    return []
+
+
+def _prompt(body: dict[str, Any]) -> tuple[list[int], int]:
+    """The prompt's token ids, less what was generated already, and the number of the token to go on with."""
+    prompt = body.get("messages") or body.get("prompt") or body.get("input") or ""
+    text = prompt if isinstance(prompt, str) else ""
+    if body.get("continue_final_message"):
+        *prompt, last = prompt
+        text = last["content"]
+    if (said := re.search(r"(?: (?:t|[0-9a-f]{8}\.)\d+)+$", text)) is not None:
+        number = int(re.split(r"[t.]", said[0])[-1])
+        return _ids(prompt if prompt is not body.get("prompt") else text[: said.start()]), number + 1
+    ids = _ids(prompt)
+    first = max((one - _FIRST_ID + 1 for one in ids[-1:]), default=0)
+    return [one for one in ids if one < _FIRST_ID], max(first, 0)
 
 
 def _words(value: Any) -> int:
@@ -639,8 +678,12 @@ class _Speech:
     def __init__(self, engine: FakeEngine, record: Record, behaviour: Behaviour) -> None:
         body = self.body = record.body
         limits = (body.get(key) for key in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
-        limit = next((limit for limit in limits if isinstance(limit, int)), engine.tokens)
-        self.tokens = min(limit, engine.tokens) if behaviour.tokens is None else behaviour.tokens
+        limit = next((limit for limit in limits if isinstance(limit, int)), 1_000_000)
+        self.prompt_ids, self.first = _prompt(body)
+        left = max(engine.tokens - self.first, 0)
+        self.tokens = min(limit, left) if behaviour.tokens is None else behaviour.tokens
+        self.mark = f"{_tag(self.prompt_ids)}." if engine.tagged else "t"
+        self.ids = body.get("return_token_ids") is True
         self.finish_reason = behaviour.finish_reason or ("length" if self.tokens == limit else "stop")
         words = _words([body.get(key) for key in ("messages", "prompt", "input", "system", "instructions")])
         self.prompt_tokens = max(words, 1) if behaviour.prompt_tokens is None else behaviour.prompt_tokens
@@ -658,7 +701,10 @@ class _Speech:
 
     @property
     def text(self) -> str:
-        return "".join(f" t{number}" for number in range(self.tokens))
+        return "".join(self.word(number) for number in range(self.tokens))
+
+    def word(self, number: int) -> str:
+        return f" {self.mark}{self.first + number}"
 
     def usage(self, tokens: int) -> dict[str, Any]:
         return {
@@ -691,14 +737,17 @@ class _Chat(_Speech):
 
     def opening(self) -> list[bytes]:
         choice = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        nothing = {"prompt_token_ids": None, "prompt_text": None}
+        nothing = {"prompt_token_ids": self.prompt_ids if self.ids else None, "prompt_text": None}
         return [self._chunk({"index": index} | choice, 0, nothing) for index in range(self.n)]
 
     def token(self, number: int) -> list[bytes]:
-        return [self._chunk(self.choice(i, f" t{number}"), number + 1) for i in range(self.n)]
+        ids = [_FIRST_ID + self.first + number] if self.ids else None
+        return [self._chunk(self.choice(i, self.word(number)) | {"token_ids": ids}, number + 1) for i in range(self.n)]
 
     def closing(self) -> list[bytes]:
-        events = [self._chunk(self.choice(i, "", self.finish_reason), self.tokens) for i in range(self.n)]
+        ids: list[int] | None = [] if self.ids else None
+        ends = [self.choice(i, "", self.finish_reason) | {"token_ids": ids} for i in range(self.n)]
+        events = [self._chunk(end, self.tokens) for end in ends]
         if self.include_usage:
             events.append(_sse(self._frame([]) | {"usage": self.usage(self.tokens * self.n)}))
         return events
@@ -746,6 +795,16 @@ class _Completion(_Chat):
 
     def opening(self) -> list[bytes]:
         return []
+
+    def token(self, number: int) -> list[bytes]:
+        events = super().token(number)
+        told = {"prompt_token_ids": self.prompt_ids} if self.ids and number == 0 else {}
+        return [self._with(event, told) for event in events]
+
+    def _with(self, event: bytes, told: dict[str, Any]) -> bytes:
+        chunk = json.loads(event.removeprefix(b"data: "))
+        chunk["choices"][0] |= told
+        return _sse(chunk)
 
     def choice(self, index: int, text: str, finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}

@@ -57,12 +57,12 @@ async def test_what_another_engine_would_answer_alike_is_asked_once(status: int,
         assert len(one.calls(CHAT)) + len(two.calls(CHAT)) == 1
 
 
-async def test_once_a_client_has_seen_tokens_nothing_is_asked_again(start_gateway: StartGateway) -> None:
+async def test_a_stream_that_cannot_be_continued_is_not_asked_again(start_gateway: StartGateway) -> None:
     async with FakeEngine(token_delay_s=0.02) as one, FakeEngine(token_delay_s=0.02) as two:
         async with start_gateway(one.url, two.url) as running:
             await all_ready(running)
             one.default = two.default = lambda record: Behaviour(faults=[Fault("token", "reset", after=3)])
-            answer = await chat(running.url, stream=True)
+            answer = await chat(running.url, stream=True, logprobs=True)
             assert b'"code":"engine_unavailable"' in answer.body
             assert len(one.calls(CHAT)) + len(two.calls(CHAT)) == 1
 

@@ -80,7 +80,8 @@ BREAKS = {
 async def test_a_broken_stream_ends_with_an_error_that_the_official_client_raises(
     behaviour: Behaviour, start_gateway: StartGateway
 ) -> None:
-    async with FakeEngine(token_delay_s=0.02) as engine, start_gateway(engine.url, max_event_bytes=65_536) as running:
+    limits = {"max_event_bytes": 65_536, "takeover_attempts": 0}
+    async with FakeEngine(token_delay_s=0.02) as engine, start_gateway(engine.url, **limits) as running:
         engine.script(behaviour, behaviour)
         raw = await chat(running.url, stream=True)
         assert (raw.status, raw.ended) == (200, "complete")
@@ -98,7 +99,7 @@ async def test_a_broken_stream_ends_with_an_error_that_the_official_client_raise
 
 
 async def test_a_break_before_the_first_event_becomes_a_status(start_gateway: StartGateway) -> None:
-    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+    async with FakeEngine() as engine, start_gateway(engine.url, takeover_attempts=0) as running:
         engine.script(Behaviour(faults=[Fault("token", "reset")]))
         answer = await chat(running.url, stream=True)
         assert (answer.status, error_of(answer)["code"]) == (503, "engine_unavailable")
@@ -120,7 +121,10 @@ INVALID = {
 
 @pytest.mark.parametrize("behaviour", INVALID.values(), ids=INVALID.keys())
 async def test_an_answer_that_is_none_becomes_502(behaviour: Behaviour, start_gateway: StartGateway) -> None:
-    async with FakeEngine() as engine, start_gateway(engine.url, max_answer_bytes=1_000_000) as running:
+    async with (
+        FakeEngine() as engine,
+        start_gateway(engine.url, max_answer_bytes=1_000_000, takeover_attempts=0) as running,
+    ):
         engine.script(behaviour)
         answer = await chat(running.url)
         assert answer.status == 502
@@ -159,7 +163,7 @@ async def test_text_that_is_not_utf8_does_not_reach_the_client(start_gateway: St
 
 
 async def test_keep_alive_comments_pass_but_do_not_release_the_200(start_gateway: StartGateway) -> None:
-    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+    async with FakeEngine() as engine, start_gateway(engine.url, takeover_attempts=0) as running:
         engine.script(
             Behaviour(insert={0: b": ping\n\n"}, faults=[Fault("token", "reset")]),
             Behaviour(insert={2: b": ping\n\n"}),

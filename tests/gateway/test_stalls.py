@@ -41,7 +41,7 @@ async def test_a_hung_engine_is_left_within_seconds_and_its_callers_are_answered
 
 
 async def test_it_is_taken_in_again_only_once_it_has_generated(start_gateway: StartGateway) -> None:
-    flags = {"engine_stall_s": STALL_S, "health_timeout_s": 0.3}
+    flags = {"engine_stall_s": STALL_S, "health_timeout_s": 0.3, "takeover_attempts": 0}
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
         engine.default = lambda record: Behaviour(faults=[Fault("head", "hang")])
         assert (await chat(running.url)).status == 504
@@ -59,7 +59,7 @@ async def test_a_stream_that_hangs_ends_with_an_error_as_soon_as_that_is_known(s
     async with FakeEngine() as engine, start_gateway(engine.url, engine_stall_s=STALL_S) as running:
         engine.script(Behaviour(faults=[Fault("token", "hang", after=3)]))
         began = monotonic()
-        answer = await chat(running.url, stream=True)
+        answer = await chat(running.url, stream=True, logprobs=True)
         assert monotonic() - began < 3 * STALL_S
         assert token_numbers(text_of(answer.events)) == [0, 1, 2]
         assert b'"code":"upstream_timeout"' in answer.body

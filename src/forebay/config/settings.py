@@ -126,9 +126,10 @@ class Settings(BaseModel):
         60.0, "Longest pause between two blocks of an engine's answer, seconds.", group="upstream"
     )
     engine_stall_s: Seconds = setting(
-        60.0,
+        20.0,
         "Time an engine may have work and make no progress before it is taken out of rotation (and restarted, if it is "
-        "ours), seconds. Longer than its longest step: a few seconds will do on GPUs, a CPU's prefill can take ten.",
+        "ours), seconds; six times as long while an engine of ours is seen computing. Longer than the longest step of "
+        "engines elsewhere: a few seconds will do on GPUs, a CPU's prefill can take ten.",
         group="upstream",
     )
     upstream_idle_s: Seconds = setting(
@@ -145,6 +146,14 @@ class Settings(BaseModel):
     health_timeout_s: Seconds = setting(5.0, "Time an engine has to answer a check, seconds.", group="upstream")
     retry_attempts: int = setting(
         2, "Attempts for a request of which nothing has reached the client.", group="upstream", ge=1, le=5
+    )
+    takeover_attempts: int = setting(
+        3, "Times that a request whose engine died or stalled is taken over by another.", group="upstream", ge=0, le=16
+    )
+    takeover_wait_s: SecondsOrZero = setting(
+        120.0,
+        "Time such a request waits for an engine to be ready, a restarted one too, seconds.",
+        group="upstream",
     )
     breaker_failures: int = setting(
         5, "Failures in a row after which an engine is left alone for a while.", group="upstream", ge=1

@@ -103,6 +103,16 @@ class EngineProcess:
             self.oom_events += 1  # SIGKILL that was not ours: the kernel's out-of-memory killer, as a rule
         return status if status >= 0 else 128 - status
 
+    def cpu_seconds(self) -> float:
+        """Processor time that the engine's processes, all in one session, have used."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.pid:  # session
+                    ticks += int(fields[11]) + int(fields[12])  # user and system time
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     async def _read_lines(self) -> None:
         assert self._process.stdout is not None
         rest = b""

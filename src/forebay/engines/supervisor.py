@@ -101,6 +101,10 @@ class Supervisor:
         """Times that memory ran out, as far as its lines and its end tell."""
         return self._earlier_oom_events + (self._process.oom_events if self._process else 0)
 
+    def cpu_seconds(self) -> float:
+        """Processor time that its processes have used."""
+        return self._process.cpu_seconds() if self._process else 0.0
+
     def states(self) -> dict[str, bool]:
         """Each state's name, and whether it is the present one."""
         return {state.value: state is self.state for state in State}

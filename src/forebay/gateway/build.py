@@ -18,7 +18,7 @@ from forebay import __version__
 from forebay.config.settings import Settings
 from forebay.gateway.app import make_app
 from forebay.gateway.pipeline import Pipeline
-from forebay.gateway.relay import RelayLimits
+from forebay.gateway.sending import RelayLimits
 from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.policy.admission import Admission
@@ -83,6 +83,8 @@ class Gateway:
                 max_answer_bytes=settings.max_answer_bytes,
                 max_event_bytes=settings.max_event_bytes,
                 max_attempts=settings.retry_attempts,
+                max_takeovers=settings.takeover_attempts,
+                takeover_wait_s=settings.takeover_wait_s,
             ),
         )
         self.connections: set[Any] = set()

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from forebay import refusals
+from forebay.failures import Failure
 from forebay.gateway.routes import Dialect
 from forebay.refusals import Refusal
 
@@ -97,6 +98,19 @@ def refusal_from_engine(status: int, body: bytes) -> Refusal:
     if status in (405, 415):
         return refusals.BadRequest(message or "The engine does not offer this endpoint for this model.")
     return refusals.BadGateway(f"The engine answered with status {status}.", retry_after_s=1)
+
+
+def refusal_from_failure(failure: Failure, *, generated: bool) -> Refusal:
+    """What a caller is told of a failed attempt. Where tokens were generated a blind retry would repeat work."""
+    match failure.kind:
+        case "connect":
+            return refusals.EngineUnavailable("No engine could be reached. Try again shortly.", retry_after_s=2)
+        case "closed":
+            return refusals.EngineUnavailable("The engine stopped while it worked on this request.", retry_after_s=5)
+        case "invalid":
+            return refusals.BadGateway("The engine's answer is not valid HTTP.", retry_after_s=1)
+        case "timeout" | "stalled":
+            return refusals.UpstreamTimeout("The engine took too long.", should_retry=False if generated else None)
 
 
 def _openai_error(refusal: Refusal) -> dict[str, Any]:

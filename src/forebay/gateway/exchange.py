@@ -44,8 +44,10 @@ class Exchange:
         "relay",
         "replica",
         "request_id",
+        "resumable",
         "route",
         "started_at",
+        "takeovers",
         "traceparent",
         "usage",
     )
@@ -75,9 +77,11 @@ class Exchange:
         self.replica: Replica | None = None
         self.leases: list[Lease] = []
         self.attempts = 0
+        self.takeovers = 0
         self.first_token_at = 0.0
         self.last_token_at = 0.0
         self.usage: Usage | None = None
+        self.resumable = False
         self.answer_status = 0
         self.error_code = ""
         self.bytes_out = 0

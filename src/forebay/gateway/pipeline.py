@@ -7,7 +7,8 @@ know neither each other nor the exchange; they raise a `Refusal` or return what 
 
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
-from forebay.gateway.relay import Relay, RelayLimits
+from forebay.gateway.relay import Relay
+from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.auth import Authenticator
 from forebay.policy.ownership import Ownership
@@ -20,6 +21,7 @@ from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
 from forebay.wire.body import BodyLimits, body_for_engine, read_demand
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
+from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
 
 class Pipeline:
@@ -126,7 +128,9 @@ class Pipeline:
         if demand.previous_response_id is not None:
             only = self._holder(exchange, demand.previous_response_id)
         ask_usage = demand.stream and route.usage_on_request and not demand.wants_usage
-        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage), only
+        exchange.resumable = demand.resumable and route.resumable
+        ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
+        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids), only
 
     def _stored_response(self, exchange: Exchange, response_id: str) -> tuple[bytes, Replica | None]:
         return b"", self._holder(exchange, response_id)

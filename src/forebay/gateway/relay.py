@@ -1,28 +1,24 @@
-"""Engine → client. Sends one request to a replica and passes its answer on.
+"""Engine → client. Passes an engine's answer on.
 
 An answer that is no stream is held until it is whole, then checked and sent in one piece; until then a failure can
 still become a proper status. A stream passes through in the blocks it comes in, cut at event boundaries; the client
 sees nothing, not even the 200, before the first event. Each block is searched for the few things that matter (usage,
 errors inside a 200, the proper end) and taken apart only where one is found.
 
-What ends a stream is always said: if the engine's ends without its closing line, breaks, stalls or aborts, an error
-event is sent in the caller's dialect. A client that reads slowly pauses the engine's connection; one that goes away
-closes it, which makes the engine stop generating.
+A stream that breaks, stalls or is aborted goes on from another replica where that is possible (`sending.py`). What
+ends a stream is always said: else an error event is sent in the caller's dialect. A client that reads slowly pauses
+the engine's connection; one that goes away closes it, which makes the engine stop generating.
 """
 
-from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
 
-from forebay.failures import Failure
 from forebay.gateway.errors import error_events, refusal_from_engine
-from forebay.gateway.exchange import Exchange
 from forebay.gateway.routes import Dialect
-from forebay.policy.retry import RETRIED_STATUSES, is_retryable, is_stale_connection
-from forebay.policy.verdict import Lease, Outcome
-from forebay.refusals import BadGateway, EngineUnavailable, Overloaded, Refusal, UpstreamTimeout
-from forebay.replicas.replica import Replica
-from forebay.upstream.connection import Connection
+from forebay.gateway.sending import Sending
+from forebay.policy.retry import RETRIED_STATUSES
+from forebay.policy.verdict import Outcome
+from forebay.refusals import BadGateway, EngineUnavailable, Refusal
+from forebay.wire.resume import Transcript
 from forebay.wire.sse import (
     EventSplitter,
     EventTooLarge,
@@ -33,122 +29,22 @@ from forebay.wire.sse import (
 )
 from forebay.wire.usage import Answer, is_aborted, read_answer, read_event, usage_of
 
-if TYPE_CHECKING:
-    from forebay.gateway.pipeline import Pipeline
-
 _ERROR_STARTS = (b'data: {"error"', b"event: error", b'data: {"object":"error"')
-_ABORTED = BadGateway("The engine gave the request up.", code="engine_aborted")
+_ABORTED = BadGateway("The engine gave the request up.", code="engine_aborted", retry_after_s=1)
+_CUT = BadGateway("The engine's stream ended before its end.", retry_after_s=1)
 
 
-@dataclass(frozen=True, slots=True)
-class RelayLimits:
-    """How long and how much a relay waits for and holds: seconds, bytes, attempts."""
-
-    request_timeout_s: float
-    first_byte_timeout_s: float
-    stall_timeout_s: float
-    max_answer_bytes: int
-    max_event_bytes: int
-    max_attempts: int
-
-
-class Relay:
+class Relay(Sending):
     """One exchange's way to an engine and back; the reader of an upstream connection."""
 
-    __slots__ = (
-        "_avoid",
-        "_body",
-        "_connection",
-        "_ended_well",
-        "_exchange",
-        "_held",
-        "_held_bytes",
-        "_json",
-        "_only",
-        "_paused",
-        "_pipeline",
-        "_progress_at",
-        "_refreshed",
-        "_slot",
-        "_splitter",
-        "_status",
-        "_streaming",
-    )
+    __slots__ = ("_ended_well", "_held", "_held_bytes", "_json", "_splitter")
 
-    def __init__(self, exchange: Exchange, pipeline: "Pipeline", body: bytes, only: Replica | None) -> None:
-        self._exchange = exchange
-        self._pipeline = pipeline
-        self._body = body
-        self._only = only
-        self._avoid: Replica | None = None
-        self._connection: Connection | None = None
-        self._slot: Lease | None = None
-        self._refreshed = False
-        self._paused = False
-
-    def _clear_answer(self, now: float) -> None:
-        self._status = 0
+    def _clear_answer(self) -> None:
         self._json = False
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._splitter: EventSplitter | None = None
-        self._streaming = False
         self._ended_well = False
-        self._progress_at = now
-
-    # Towards the engine
-    def send(self, now: float, *, fresh: bool = False) -> None:
-        """Choose a replica and send the request to it. Raises `Refusal` where there is none to ask."""
-        exchange = self._exchange
-        replica = self._only
-        if replica is None:
-            serving = self._pipeline.replicas.serving(exchange.model)
-            replica = self._pipeline.routing.choose(serving, now, self._avoid)
-        elif not replica.ready:
-            raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
-        if replica.upstream.full:
-            raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
-        exchange.replica = replica
-        if not fresh:
-            exchange.attempts += 1
-        self._clear_answer(now)
-        self._slot = replica.acquire(now)
-        trace = b"traceparent: %s\r\n" % exchange.traceparent if exchange.traceparent else b""
-        request = b"%sx-request-id: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
-            replica.request_head(exchange.route.method, exchange.route.path),
-            exchange.engine_id.encode(),
-            trace,
-            len(self._body),
-            self._body,
-        )
-        self._connection = replica.upstream.send(request, self, fresh=fresh)
-
-    def _try_again(self, now: float) -> bool:
-        """Ask another replica, if policy allows it and there is one; nothing has reached the client."""
-        exchange, pipeline = self._exchange, self._pipeline
-        if exchange.attempts >= pipeline.relay_limits.max_attempts or self._only is not None:
-            return False
-        if now - exchange.started_at >= pipeline.relay_limits.request_timeout_s or not pipeline.retry_budget.spend(now):
-            return False
-        self._avoid = exchange.replica
-        try:
-            self.send(now)
-        except Refusal:
-            return False
-        return True
-
-    def _abandon(self, outcome: Outcome, now: float) -> None:
-        """Stop the engine's work on this attempt."""
-        if self._connection is not None:
-            self._connection.cancel()
-        self._let_go(outcome, now)
-
-    def _let_go(self, outcome: Outcome, now: float) -> None:
-        """The attempt is over: `answered`, `failed` on the engine's side, or `cancelled`, which says nothing of it."""
-        self._connection = None
-        if self._slot is not None:
-            self._slot.release(outcome, now)
-            self._slot = None
 
     # The engine's answer: upstream.connection.Reader
     def head(self, status: int, headers: dict[bytes, bytes], now: float) -> None:
@@ -158,6 +54,10 @@ class Relay:
         self._json = content_type.startswith(b"application/json")
         if status == 200 and content_type.startswith(b"text/event-stream"):
             self._splitter = EventSplitter(self._pipeline.relay_limits.max_event_bytes)
+            if self._continuation is None and self._exchange.resumable:
+                self._transcript = Transcript(chat=self._exchange.route.chat)
+        if self._paused and self._connection is not None:
+            self._connection.pause()
 
     def block(self, data: bytes, now: float) -> None:
         self._progress_at = now
@@ -186,26 +86,16 @@ class Relay:
             self._pipeline.finish(self._exchange, "answered", now)
         else:
             self._let_go("failed", now)
-            self._end_badly(BadGateway("The engine's stream ended before its end.", retry_after_s=1), now)
-
-    def failed(self, failure: Failure) -> None:
-        now = monotonic()
-        if is_stale_connection(failure) and not self._refreshed:
-            self._let_go("cancelled", now)
-            self._refreshed = True
-            try:
-                self.send(now, fresh=True)
-            except Refusal as refusal:
-                self._end_badly(refusal, now)
-            return
-        self._let_go("failed", now)
-        if self._streaming or not is_retryable(failure) or not self._try_again(now):
-            self._end_badly(_refusal_for(failure, generated=self._streaming), now)
+            self._go_on(_CUT, now, lost=True, again=True)
 
     # Streams
     def _pass_on(self, events: bytes, now: float) -> None:
         """Send a block of whole events on; look inside where it may say something that concerns us."""
         exchange = self._exchange
+        if self._continuation is not None:
+            events = self._continuation.translate(events)
+        elif self._transcript is not None:
+            events = self._transcript.take(events)
         if not self._streaming and is_only_comments(events):
             return
         if not events.isascii():
@@ -275,11 +165,9 @@ class Relay:
         refusal = _ABORTED if b"engine_aborted" in told else refusal_from_engine(500, told)
         if before and self._streaming:
             self._exchange.client.write_stream(b"".join(before))
-        if not self._streaming and refusal.status in RETRIED_STATUSES:
-            self._abandon("failed", now)
-            if self._try_again(now):
-                return
-        self.give_up(refusal, now)
+        self._abandon("failed", now)
+        again = refusal.status in RETRIED_STATUSES
+        self._go_on(refusal, now, lost=_is_loss(refusal), again=again)
 
     def _own_response(self, events: bytes) -> None:
         answer = read_event(next(events_in(events)))
@@ -292,14 +180,14 @@ class Relay:
         if self._status != 200:
             refusal = refusal_from_engine(self._status, body)
             self._let_go("failed" if refusal.status >= 500 else "answered", now)
-            if refusal.status not in RETRIED_STATUSES or not self._try_again(now):
-                self._end_badly(refusal, now)
+            again = refusal.status in RETRIED_STATUSES
+            self._go_on(refusal, now, lost=_is_loss(refusal), again=again)
             return
-        answer = read_answer(body) if self._json else None
+        answer = read_answer(body) if self._json and not self._streaming else None
         if answer is None or is_aborted(answer):
             self._let_go("failed", now)
             no_json = BadGateway("The engine's answer is not the JSON it should be.", retry_after_s=1)
-            self._end_badly(_ABORTED if answer else no_json, now)
+            self._go_on(_ABORTED if answer else no_json, now, lost=answer is not None, again=False)
             return
         self._let_go("answered", now)
         exchange.usage = usage_of(answer)
@@ -330,26 +218,10 @@ class Relay:
         self._abandon(outcome, now)
         self._end_badly(refusal, now)
 
-    def check(self, now: float) -> None:
-        """Give up where nothing has come for too long; a client that does not read is no fault of the engine's."""
-        if self._paused or self._connection is None:
-            return
-        limits = self._pipeline.relay_limits
-        limit = limits.stall_timeout_s if self._streaming else limits.first_byte_timeout_s
-        if now - self._progress_at > limit:
-            self._connection.fail("timeout", f"nothing came for {limit:g} s")
-
-    @property
-    def waits_since(self) -> float | None:
-        """Since when the engine owes this exchange something; None where it does not, or the client is the slow one."""
-        if self._paused or self._connection is None or not self._exchange.route.generates:
-            return None
-        return self._progress_at
-
-    def stalled(self) -> None:
-        """The engine has stalled: treat it as a time-out, at once."""
-        if self._connection is not None:
-            self._connection.fail("timeout", "the engine makes no progress")
+    def _close_with(self, events: bytes, now: float) -> None:
+        """End a stream of which only the last events were missing."""
+        self._pass_on(events, now)
+        self.end(now)
 
     # The client's side
     def client_gone(self, now: float) -> None:
@@ -370,17 +242,9 @@ class Relay:
             self._connection.resume()
 
 
-def _refusal_for(failure: Failure, *, generated: bool) -> Refusal:
-    """What a caller is told of a failed attempt. Where tokens were generated a blind retry would repeat work."""
-    match failure.kind:
-        case "connect":
-            return EngineUnavailable("No engine could be reached. Try again shortly.", retry_after_s=2)
-        case "closed":
-            return EngineUnavailable("The engine stopped while it worked on this request.", retry_after_s=5)
-        case "invalid":
-            return BadGateway("The engine's answer is not valid HTTP.", retry_after_s=1)
-        case "timeout":
-            return UpstreamTimeout("The engine took too long.", should_retry=False if generated else None)
+def _is_loss(refusal: Refusal) -> bool:
+    """Whether the engine's own words mean that it is going away with all it holds, not that this request is wrong."""
+    return refusal is _ABORTED or isinstance(refusal, EngineUnavailable)
 
 
 def _valid_utf8(events: bytes) -> bytes:

@@ -24,7 +24,8 @@ class Dialect(Enum):
 @dataclass(frozen=True, slots=True)
 class Route:
     """A relayed endpoint. `name` labels it in metrics; `stream_ends` are the lines that close a stream properly;
-    `generates` tells that the engine's core works on it, not its front alone."""
+    `generates` tells that the engine's core works on it, not its front alone; `resumable` that another engine can go on
+    with a stream of it, `chat` in which form."""
 
     name: str
     method: bytes
@@ -35,13 +36,15 @@ class Route:
     model_required: bool = True
     stores: bool = False
     generates: bool = True
+    resumable: bool = False
+    chat: bool = False
     response_id: str | None = None
 
 
 _RESPONSES_END = (b"event: response.completed", b"event: response.incomplete", b"event: response.failed")
 _RELAYED = (
-    Route("chat_completions", b"POST", b"/v1/chat/completions", usage_on_request=True),
-    Route("completions", b"POST", b"/v1/completions", usage_on_request=True),
+    Route("chat_completions", b"POST", b"/v1/chat/completions", usage_on_request=True, resumable=True, chat=True),
+    Route("completions", b"POST", b"/v1/completions", usage_on_request=True, resumable=True),
     Route("embeddings", b"POST", b"/v1/embeddings"),
     Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True),
     Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",)),

@@ -1,8 +1,8 @@
 """Finds engines that have work and make no progress, and takes them out of rotation.
 
 The decision is `policy/progress.py`'s; here its facts are gathered: which exchanges wait for which replica, and, while
-a replica has been silent for a while, its step counter. A stalled replica's exchanges end at once, as time-outs, which
-sends those that may be sent again to another one.
+a replica has been silent for a while, its step counter and what processor time it uses. A stalled replica's exchanges
+come to nothing at once, which has another one take them over.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class StallWatch:
             if replica.progress.stalled(since, now):
                 self._stalled(replica, now - since)
             elif now - since > replica.progress.stall_s / READS_A_STALL and replica not in self._reading:
-                self._reading[replica] = asyncio.get_running_loop().create_task(self._read_counter(replica))
+                self._reading[replica] = asyncio.get_running_loop().create_task(self._read_progress(replica))
 
     def _pending(self) -> dict[Replica, float]:
         """Each replica that is waited for, and since when."""
@@ -67,8 +67,10 @@ class StallWatch:
                 exchange.relay.stalled()
         self._on_stall(replica, why)
 
-    async def _read_counter(self, replica: Replica) -> None:
+    async def _read_progress(self, replica: Replica) -> None:
         interval_s = replica.progress.stall_s / READS_A_STALL
+        if replica.cpu_seconds is not None:
+            replica.progress.computed(replica.cpu_seconds(), monotonic())
         try:
             steps = await count_steps(replica.upstream, max(interval_s, 1.0), replica.api_key)
         except Failure as failure:

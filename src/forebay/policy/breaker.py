@@ -97,6 +97,11 @@ class Breaker:
         """An attempt ended without telling anything of the replica: the client went away."""
         self._trial = False
 
+    def renew(self) -> None:
+        """Another engine is at the replica's place now."""
+        self._close()
+        self._in_a_row = 0
+
     def _is_bad(self) -> bool:
         limits, attempts = self._limits, sum(self._attempts)
         if self._in_a_row >= limits.consecutive:

@@ -1,15 +1,18 @@
-"""Once more? Only while nothing has reached the client, and only as a small share of what is asked anyway.
+"""Once more? Only as a small share of what is asked anyway; and in full where an engine was lost.
 
-Two things are not the same:
+Three things are not the same:
 
 *A stale connection.* A kept-alive connection that the engine closed while our request was on its way says nothing
 about the engine; the request is sent once more on a fresh connection. It is no attempt and costs no budget.
 
-*A failed attempt.* No connection, a connection that broke before the first byte, a time-out before the first byte, or
-an answer 502, 503 or 504. Another replica is asked, if there is one, attempts are left, the request's deadline has
-not come, and the budget allows it. A budget, because retries that are counted a request multiply an overload (Google
-SRE book, "Handling Overload"): here they are at most a fifth of recent requests, and a few a second where there is
-little traffic.
+*A lost engine.* It was in good standing when it was asked, then it died, was stopped, or stalled. What it was working
+on goes to another one, or waits for it to come back; each request at most a few times. That needs no budget: it happens
+once a loss, and an engine that goes on failing is in good standing no longer.
+
+*A failed attempt.* No connection, a time-out before the first byte, or an answer 502, 503 or 504. Another replica is
+asked, if there is one, attempts are left, the request's deadline has not come, and the budget allows it. A budget,
+because retries that are counted a request multiply an overload (Google SRE book, "Handling Overload"): here they are at
+most a fifth of recent requests, and a few a second where there is little traffic.
 """
 
 from forebay.failures import Failure
@@ -27,7 +30,12 @@ def is_stale_connection(failure: Failure) -> bool:
 
 def is_retryable(failure: Failure) -> bool:
     """Whether another replica may do better with the same request."""
-    return failure.kind == "connect" or (failure.kind in ("closed", "timeout") and failure.before_answer)
+    return failure.kind == "connect" or (failure.kind in ("closed", "timeout", "stalled") and failure.before_answer)
+
+
+def is_loss(failure: Failure) -> bool:
+    """Whether the engine went away while it worked, rather than answered badly or late."""
+    return failure.kind in ("closed", "stalled")
 
 
 class RetryBudget:

@@ -61,6 +61,11 @@ class ReplicaPool:
         """The replicas that serve a model, ready or not."""
         return self._by_model.get(model, [])
 
+    def context_tokens(self, model: str) -> int | None:
+        """The model's context length, where an engine has told it."""
+        told = [replica.models[model].get("max_model_len") for replica in self.serving(model)]
+        return next((length for length in told if length is not None), None)
+
     def named(self, name: str) -> Replica | None:
         return next((replica for replica in self.replicas if replica.name == name), None)
 

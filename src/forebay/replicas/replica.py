@@ -3,6 +3,7 @@
 `in_flight` is our own count of requests under way; the engine's gauges lag by seconds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ STALL_S = 60.0
 @dataclass(eq=False, slots=True)
 class Replica:
     """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object); `suspect`
-    says that it stalled and has not generated since."""
+    says that it stalled and has not generated since; `cpu_seconds` tells the processor time that it has used, where its
+    processes can be seen."""
 
     name: str
     upstream: UpstreamPool
@@ -30,6 +32,7 @@ class Replica:
     breaker: Breaker = field(default_factory=Breaker)
     progress: Progress = field(default_factory=lambda: Progress(STALL_S))
     suspect: bool = False
+    cpu_seconds: Callable[[], float] | None = field(default=None, repr=False)
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
     def acquire(self, now: float) -> Lease:

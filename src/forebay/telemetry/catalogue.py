@@ -65,6 +65,12 @@ ERRORS = Metric(
     "forebay_errors_total", "counter", "Requests that ended in an error, by its code.", ("endpoint", "code")
 )
 RETRIES = Metric("forebay_retries_total", "counter", "Attempts beyond the first.", ("endpoint",))
+TAKEOVERS = Metric(
+    "forebay_takeovers_total",
+    "counter",
+    "Requests that another replica took over from one that died or stalled, streams midway included.",
+    ("endpoint",),
+)
 ACTIVE = Metric("forebay_active_requests", "gauge", "Relayed requests under way.")
 CONNECTIONS = Metric("forebay_connections", "gauge", "Client connections open.")
 REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in rotation.", ("replica",))

@@ -43,6 +43,7 @@ class AccessLine(msgspec.Struct, omit_defaults=True):
     cached_tokens: int | None = None
     replica: str = ""
     attempts: int = 1
+    takeovers: int = 0
     error: str = ""
     client: str = ""
     engine_request_id: str = ""
@@ -111,6 +112,8 @@ class Recorder:
             self._metrics.counter(metric.ERRORS, (exchange.route.name, exchange.error_code)).value += 1
         if exchange.attempts > 1:
             self._metrics.counter(metric.RETRIES, (exchange.route.name,)).value += exchange.attempts - 1
+        if exchange.takeovers:
+            self._metrics.counter(metric.TAKEOVERS, (exchange.route.name,)).value += exchange.takeovers
         if self._writer is not None:
             self._writer.write(_access_line(exchange, outcome, status, stream, now))
 
@@ -148,6 +151,7 @@ def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bo
         stream=stream,
         replica=exchange.replica.name if exchange.replica is not None else "",
         attempts=exchange.attempts,
+        takeovers=exchange.takeovers,
         error=exchange.error_code,
         client=exchange.client.address,
     )

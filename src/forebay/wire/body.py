@@ -1,8 +1,8 @@
 """A request's body → what the gateway must know of it (`Demand`), and the bytes to send on.
 
 The body is decoded once, and only the fields below are looked at; all else is vLLM's to judge. It is sent on byte for
-byte unless the model has another name at the engine, or the gateway needs to ask for the usage that the caller did not
-ask for; then only those fields change.
+byte unless the model has another name at the engine, or the gateway needs to ask for the usage or the token ids that
+the caller did not ask for; then only those fields change.
 
 Refused here, because nothing behind us bounds them: JSON that is none or too deep, more answers or log-probabilities
 than allowed, and the fields by which a caller would steer the engine itself (its scheduler, its caches, its ids).
@@ -31,7 +31,7 @@ class _Body(msgspec.Struct):
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+    stream_options: _StreamOptions | UnsetType | None = UNSET
     max_tokens: int | None = None
     n: int | None = None
     best_of: int | None = None
@@ -54,14 +54,31 @@ class _Body(msgspec.Struct):
     chat_template: Raw | UnsetType = UNSET
     session_id: Raw | UnsetType = UNSET
     logits_processors: Raw | UnsetType = UNSET
+    # What makes an answer more than text that another engine could go on with; see `_has_only_text`.
+    tools: Raw | UnsetType = UNSET
+    functions: Raw | UnsetType = UNSET
+    response_format: Raw | UnsetType = UNSET
+    structured_outputs: Raw | UnsetType = UNSET
+    guided_json: Raw | UnsetType = UNSET
+    guided_regex: Raw | UnsetType = UNSET
+    guided_choice: Raw | UnsetType = UNSET
+    guided_grammar: Raw | UnsetType = UNSET
+    echo: Raw | UnsetType = UNSET
+    use_beam_search: Raw | UnsetType = UNSET
+    return_token_ids: Raw | UnsetType = UNSET
+    prompt_embeds: Raw | UnsetType = UNSET
 
 
 _FIELDS = _Body.__struct_fields__
 _CAPPED = slice(_FIELDS.index("n"), _FIELDS.index("previous_response_id"))
-_ENGINE_ONLY = slice(_FIELDS.index("priority"), None)
+_ENGINE_ONLY = slice(_FIELDS.index("priority"), _FIELDS.index("tools"))
+_BEYOND_TEXT = slice(_FIELDS.index("tools"), None)
 _NOT_CAPPED = astuple(_Body())[_CAPPED]
 _NOT_ENGINE_ONLY = astuple(_Body())[_ENGINE_ONLY]
+_NOT_BEYOND_TEXT = astuple(_Body())[_BEYOND_TEXT]
+_NONE_OF_IT = frozenset({b"null", b"false", b"[]", b'{"type":"text"}', b'{"type": "text"}'})
 _POSITIVE = ("n", "best_of", "max_completion_tokens", "max_output_tokens")
+_ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
 _decoder = msgspec.json.Decoder(_Body)
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
 
@@ -78,7 +95,8 @@ class BodyLimits:
 
 @dataclass(slots=True)
 class Demand:
-    """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it."""
+    """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it;
+    `resumable` whether its stream is plain text that another engine could go on with."""
 
     model: str | None
     stream: bool
@@ -86,6 +104,8 @@ class Demand:
     max_tokens: int | None
     n: int
     previous_response_id: str | None
+    resumable: bool = False
+    has_options: bool = False
 
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
@@ -109,25 +129,37 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
         _check_caps(fields, limits)
     if fields.max_tokens is not None and fields.max_tokens < 0:
         raise BadRequest("'max_tokens' must not be negative.", param="max_tokens")
-    options = fields.stream_options
+    options, stream = fields.stream_options, fields.stream is True
     return Demand(
         model=fields.model,
-        stream=fields.stream is True,
-        wants_usage=options is not None and options.include_usage is True,
+        stream=stream,
+        wants_usage=isinstance(options, _StreamOptions) and options.include_usage is True,
         max_tokens=fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens,
         n=fields.n or 1,
         previous_response_id=fields.previous_response_id,
+        resumable=stream
+        and (values[_BEYOND_TEXT] == _NOT_BEYOND_TEXT or _has_only_text(fields))
+        and _is_single(fields),
+        has_options=options is not UNSET,
     )
 
 
-def body_for_engine(body: bytes, demand: Demand, engine_model: str | None, *, ask_usage: bool) -> bytes:
-    """The bytes to send: the caller's own, or with the engine's name for the model and the usage asked for."""
+def body_for_engine(
+    body: bytes, demand: Demand, engine_model: str | None, *, ask_usage: bool, ask_ids: bool = False
+) -> bytes:
+    """The bytes to send: the caller's own, or with the engine's name for the model, the usage and the token ids asked
+    for."""
     rename = engine_model is not None and engine_model != demand.model
-    if not rename and not ask_usage:
+    if not (rename or ask_usage or ask_ids):
         return body
+    if not rename and not demand.has_options:  # the usual case: no field to replace
+        added = (_ASK_USAGE if ask_usage else b"") + (_ASK_IDS if ask_ids else b"")
+        return body[: body.rindex(b"}")] + added + b"}"
     fields: dict[str, Any] = _fields_decoder.decode(body)
     if rename:
         fields["model"] = engine_model
+    if ask_ids:
+        fields["return_token_ids"] = True
     if ask_usage:
         options: dict[str, Any] = {}
         if (own := fields.get("stream_options")) is not None and bytes(own) != b"null":
@@ -135,6 +167,19 @@ def body_for_engine(body: bytes, demand: Demand, engine_model: str | None, *, as
         options["include_usage"] = True
         fields["stream_options"] = options
     return msgspec.json.encode(fields)
+
+
+def _has_only_text(fields: _Body) -> bool:
+    """Whether what is said of tools and forms says that there is none."""
+    said = [bytes(value) for value in astuple(fields)[_BEYOND_TEXT] if value is not UNSET]
+    return fields.return_token_ids is UNSET and all(value in _NONE_OF_IT for value in said)
+
+
+def _is_single(fields: _Body) -> bool:
+    """Whether one answer is asked for, without log-probabilities."""
+    several = (fields.n or 1) > 1 or (fields.best_of or 1) > 1
+    scored = (fields.logprobs is not None and fields.logprobs is not False) or fields.top_logprobs
+    return not several and not scored and fields.prompt_logprobs is None
 
 
 def _refuse_engine_only(fields: _Body) -> None:

@@ -1,0 +1,258 @@
+"""Exchange → engine. Chooses a replica, sends it the request, and sends it again where an attempt came to nothing.
+
+There are four ways on from an attempt that failed:
+
+1. the connection was stale: the same request once more on a fresh one, which is no attempt at all
+2. the engine was lost (it died, or stalled, while in good standing): another replica takes over, or the exchange waits
+   until one is ready, a restarted one too; a stream goes on where it was cut (`wire/resume.py`)
+3. the engine failed: another replica, if attempts are left and the retry budget allows it
+4. none of these: the caller is told
+
+Waiting costs no task: `check`, called a few times a second, tries again.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from forebay.failures import Failure
+from forebay.gateway.errors import refusal_from_failure
+from forebay.gateway.exchange import Exchange
+from forebay.policy.breaker import BreakerState
+from forebay.policy.retry import is_loss, is_retryable, is_stale_connection
+from forebay.policy.verdict import Lease, Outcome
+from forebay.refusals import EngineUnavailable, Overloaded, Refusal
+from forebay.replicas.replica import Replica
+from forebay.upstream.connection import Connection
+from forebay.wire import resume
+from forebay.wire.resume import Continuation, Transcript
+
+if TYPE_CHECKING:
+    from forebay.gateway.pipeline import Pipeline
+
+_CLOSED = BreakerState.CLOSED
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """How long and how much a relay waits for and holds: seconds, bytes, attempts."""
+
+    request_timeout_s: float
+    first_byte_timeout_s: float
+    stall_timeout_s: float
+    max_answer_bytes: int
+    max_event_bytes: int
+    max_attempts: int
+    max_takeovers: int
+    takeover_wait_s: float
+
+
+class Sending(ABC):
+    """One exchange's way to an engine, and the reader of its connection; `Relay` is this and the way back."""
+
+    __slots__ = (
+        "_avoid",
+        "_body",
+        "_connection",
+        "_continuation",
+        "_exchange",
+        "_only",
+        "_paused",
+        "_pipeline",
+        "_progress_at",
+        "_refreshed",
+        "_retries",
+        "_slot",
+        "_status",
+        "_streaming",
+        "_transcript",
+        "_trusted",
+        "_wait_until",
+        "_why",
+    )
+
+    def __init__(self, exchange: Exchange, pipeline: "Pipeline", body: bytes, only: Replica | None) -> None:
+        self._exchange = exchange
+        self._pipeline = pipeline
+        self._body = body
+        self._only = only
+        self._avoid: Replica | None = None
+        self._connection: Connection | None = None
+        self._slot: Lease | None = None
+        self._status = 0  # of this attempt's answer, 0 before its head
+        self._progress_at = 0.0
+        self._refreshed = False
+        self._trusted = False  # whether the replica was in good standing when it was asked
+        self._paused = False
+        self._streaming = False  # whether the client has had the first events
+        self._retries = 0
+        self._wait_until = 0.0  # until when a lost engine's place may be taken; 0 where none was lost
+        self._why: Refusal | None = None
+        self._transcript: Transcript | None = None
+        self._continuation: Continuation | None = None
+
+    # The way back
+    @abstractmethod
+    def head(self, status: int, headers: dict[bytes, bytes], now: float) -> None: ...
+    @abstractmethod
+    def block(self, data: bytes, now: float) -> None: ...
+    @abstractmethod
+    def end(self, now: float) -> None: ...
+    @abstractmethod
+    def _clear_answer(self) -> None: ...
+    @abstractmethod
+    def _end_badly(self, refusal: Refusal, now: float) -> None: ...
+    @abstractmethod
+    def _close_with(self, events: bytes, now: float) -> None: ...
+
+    # The way there
+    def send(self, now: float, *, fresh: bool = False) -> None:
+        """Choose a replica and send the request to it. Raises `Refusal` where there is none to ask."""
+        exchange = self._exchange
+        replica = self._only
+        if replica is None:
+            serving = self._pipeline.replicas.serving(exchange.model)
+            replica = self._pipeline.routing.choose(serving, now, self._avoid)
+        elif not replica.ready:
+            raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
+        if replica.upstream.full:
+            raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
+        exchange.replica = replica
+        if not fresh:
+            exchange.attempts += 1
+        self._trusted = replica.breaker.state is _CLOSED
+        self._status = 0
+        self._progress_at = now
+        self._clear_answer()
+        self._slot = replica.acquire(now)
+        self._connection = replica.upstream.send(self._request(replica), self, fresh=fresh)
+
+    def _request(self, replica: Replica) -> bytes:
+        """The bytes to send. Every attempt has an id of its own: an engine may still know the one before."""
+        exchange, continuation = self._exchange, self._continuation
+        path, body = exchange.route.path, self._body
+        if continuation is not None:
+            path, body = continuation.path, continuation.body
+        engine_id = exchange.engine_id if exchange.attempts == 1 else f"{exchange.engine_id}-{exchange.attempts}"
+        return b"%sx-request-id: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
+            replica.request_head(exchange.route.method, path),
+            engine_id.encode(),
+            b"traceparent: %s\r\n" % exchange.traceparent if exchange.traceparent else b"",
+            len(body),
+            body,
+        )
+
+    def failed(self, failure: Failure) -> None:
+        """The attempt came to nothing: find the way on. (See the module's text.)"""
+        now = monotonic()
+        if is_stale_connection(failure) and not self._refreshed:
+            self._let_go("cancelled", now)
+            self._refreshed = True
+            try:
+                self.send(now, fresh=True)
+            except Refusal as none_to_ask:
+                self._end_badly(none_to_ask, now)
+            return
+        self._let_go("failed", now)
+        refusal = refusal_from_failure(failure, generated=self._streaming)
+        if failure.kind == "connect" and now < self._wait_until:
+            self._take_over(now)  # the one to take over is not up either: no further loss
+        else:
+            again = self._streaming or is_retryable(failure)
+            self._go_on(refusal, now, lost=is_loss(failure), again=again)
+
+    def _go_on(self, refusal: Refusal, now: float, *, lost: bool, again: bool) -> None:
+        """Have another replica take over, if policy allows it; else tell the caller `refusal`.
+
+        `lost`: the engine went away. `again`: another one may do better.
+        """
+        loss = lost and self._trusted
+        if self._only is not None or not (self._may_be_taken_over(now) if loss else again and self._may_retry(now)):
+            self._end_badly(refusal, now)
+            return
+        self._avoid, self._why = self._exchange.replica, refusal
+        if not self._streaming:
+            self._take_over(now)
+            return
+        match self._plan():
+            case Continuation() as continuation:
+                self._continuation = continuation
+                self._take_over(now)
+            case bytes() as closing:
+                self._close_with(closing, now)
+            case None:
+                self._end_badly(refusal, now)
+
+    def _may_be_taken_over(self, now: float) -> bool:
+        limits = self._pipeline.relay_limits
+        if self._exchange.takeovers >= limits.max_takeovers:
+            return False
+        self._exchange.takeovers += 1
+        self._wait_until = now + limits.takeover_wait_s
+        return True
+
+    def _may_retry(self, now: float) -> bool:
+        limits = self._pipeline.relay_limits
+        if self._retries + 1 >= limits.max_attempts:
+            return False
+        if now - self._exchange.started_at >= limits.request_timeout_s or not self._pipeline.retry_budget.spend(now):
+            return False
+        self._retries += 1
+        return True
+
+    def _plan(self) -> Continuation | bytes | None:
+        """How to go on with the stream that was cut."""
+        exchange = self._exchange
+        if self._transcript is None:
+            return None
+        context = self._pipeline.replicas.context_tokens(exchange.model)
+        return resume.plan(self._transcript, exchange.route.path, self._body, context)
+
+    def _take_over(self, now: float) -> None:
+        """Ask a replica now; or, where an engine was lost and none can be asked, in a moment."""
+        try:
+            self.send(now)
+        except Refusal as refusal:
+            self._avoid = None  # it may come back
+            if now >= self._wait_until:
+                self._end_badly(self._why or refusal, now)
+
+    def check(self, now: float) -> None:
+        """Try again, if that is waited for; give up where nothing has come for too long.
+
+        A client that does not read is no fault of the engine's.
+        """
+        if self._connection is None:
+            self._take_over(now)
+        elif not self._paused:
+            limits = self._pipeline.relay_limits
+            limit = limits.stall_timeout_s if self._streaming and self._status else limits.first_byte_timeout_s
+            if now - self._progress_at > limit:
+                self._connection.fail("timeout", f"nothing came for {limit:g} s")
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when the engine owes this exchange something; None where it does not, or the client is the slow one."""
+        if self._paused or self._connection is None or not self._exchange.route.generates:
+            return None
+        return self._progress_at
+
+    def stalled(self) -> None:
+        """The engine has stalled: this attempt comes to nothing."""
+        if self._connection is not None:
+            self._connection.fail("stalled", "the engine makes no progress")
+
+    # Ending an attempt
+    def _abandon(self, outcome: Outcome, now: float) -> None:
+        """Stop the engine's work on this attempt."""
+        if self._connection is not None:
+            self._connection.cancel()
+        self._let_go(outcome, now)
+
+    def _let_go(self, outcome: Outcome, now: float) -> None:
+        """The attempt is over: `answered`, `failed` on the engine's side, or `cancelled`, which says nothing of it."""
+        self._connection = None
+        if self._slot is not None:
+            self._slot.release(outcome, now)
+            self._slot = None
