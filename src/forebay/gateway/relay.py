@@ -102,8 +102,8 @@ class Relay:
         exchange = self._exchange
         replica = self._only
         if replica is None:
-            serving = self._pipeline.replicas.serving(exchange.model)
-            replica = self._pipeline.routing.choose(serving, now, self._avoid)
+            groups = self._pipeline.replicas.groups(exchange.model)
+            replica = self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
         elif not replica.ready:
             raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
         if replica.upstream.full:
@@ -112,7 +112,7 @@ class Relay:
         if not fresh:
             exchange.attempts += 1
         self._clear_answer(now)
-        self._slot = replica.acquire(now)
+        self._slot = replica.acquire(now, exchange.work_tokens)
         trace = b"traceparent: %s\r\n" % exchange.traceparent if exchange.traceparent else b""
         request = b"%sx-request-id: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
             replica.request_head(exchange.route.method, exchange.route.path),

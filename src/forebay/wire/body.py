@@ -61,6 +61,9 @@ _CAPPED = slice(_FIELDS.index("n"), _FIELDS.index("previous_response_id"))
 _ENGINE_ONLY = slice(_FIELDS.index("priority"), None)
 _NOT_CAPPED = astuple(_Body())[_CAPPED]
 _NOT_ENGINE_ONLY = astuple(_Body())[_ENGINE_ONLY]
+_PROMPT_TOKENS_AT_MOST = 32_768
+_TOKENS_NOT_SAID = 256
+_TOKENS_AT_MOST = 1024
 _POSITIVE = ("n", "best_of", "max_completion_tokens", "max_output_tokens")
 _decoder = msgspec.json.Decoder(_Body)
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
@@ -118,6 +121,18 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
         n=fields.n or 1,
         previous_response_id=fields.previous_response_id,
     )
+
+
+def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
+    """About how much an engine has to do, for comparing replicas: prompt tokens, and those that may be generated.
+
+    Both are bounded: pictures make a body long that are few tokens, and callers allow far more than comes.
+    """
+    prompt = min(body_bytes // 4, _PROMPT_TOKENS_AT_MOST)
+    if not generates:
+        return prompt
+    most = _TOKENS_NOT_SAID if demand.max_tokens is None else min(demand.max_tokens, _TOKENS_AT_MOST)
+    return prompt + most * demand.n
 
 
 def body_for_engine(body: bytes, demand: Demand, engine_model: str | None, *, ask_usage: bool) -> bytes:
