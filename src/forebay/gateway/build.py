@@ -209,6 +209,7 @@ class Gateway:
         watch_metric(metric.CONNECTIONS, lambda: [((), len(self.connections))])
         watch_metric(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in self.replicas])
         watch_metric(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in self.replicas])
+        watch_metric(metric.REPLICA_LOAD, lambda: [((r.name,), r.load) for r in self.replicas])
         watch_metric(
             metric.BREAKER_STATE,
             lambda: [((r.name, s.value), r.breaker.state is s) for r in self.replicas for s in BreakerState],

@@ -26,8 +26,8 @@ from forebay.policy.auth import Principal
 PROMPT_BYTES = 1024
 _END_BYTES = 8192  # of a longer text both ends count: an attached book shall not cost its length
 _ABSENT = (b"", b"null", b'""')
-# Anthropic's clients move this mark on from turn to turn.
-_CACHE_MARK = re.compile(rb',? ?"cache_control" ?: ?\{[^{}]*\}')
+_MARK, _MARK_VALUE = b'"cache_control"', re.compile(rb" ?: ?\{[^{}]*+\}")
+_MARKS_AT_MOST = _MESSAGES_AT_MOST = 64
 
 
 class Affinity(NamedTuple):
@@ -85,7 +85,7 @@ def _opening(messages: bytes) -> list[bytes]:
     if messages[:1] != b"[":
         return []
     opening = []
-    for message in _list_decoder.decode(messages):
+    for message in _list_decoder.decode(messages)[:_MESSAGES_AT_MOST]:
         opening.append(bytes(message))
         if b'"user"' in opening[-1] and _is_users(opening[-1]):
             break
@@ -101,8 +101,22 @@ def _is_users(message: bytes) -> bool:
 
 def _number(whose: str, parts: list[bytes]) -> int:
     text = b"\0".join((whose.encode(errors="replace"), *parts))
-    if b'"cache_control"' in text:
-        text = _CACHE_MARK.sub(b"", text)
+    if _MARK in text:
+        text = _unmarked(text)
     if len(text) > 2 * _END_BYTES:
         text = text[:_END_BYTES] + text[-_END_BYTES:]
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+
+
+def _unmarked(text: bytes) -> bytes:
+    """Without the marks that Anthropic's clients move on from turn to turn. (Searching for a pattern takes ages.)"""
+    first, *rest = text.split(_MARK, _MARKS_AT_MOST)
+    pieces = [first]
+    for piece in rest:
+        value = _MARK_VALUE.match(piece)
+        if value is None:
+            pieces.append(_MARK + piece)
+            continue
+        pieces[-1] = pieces[-1].rstrip(b", ")
+        pieces.append(piece[value.end() :])
+    return b"".join(pieces)

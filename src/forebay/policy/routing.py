@@ -106,6 +106,8 @@ class Routing:
         self, groups: Sequence[Group[C]], now: float, affinity: Affinity | None = None, avoid: C | None = None
     ) -> C:
         """Return a replica, never `avoid`. Raises `EngineUnavailable`."""
+        if len(groups) == 1 and len(groups[0].replicas) == 1 and _is_up(groups[0].replicas[0], avoid):
+            return groups[0].replicas[0]  # the usual case: there is nothing to choose
         conversation = affinity.number if affinity is not None and affinity.conversation else None
         if len(groups) > 1:
             groups = _serving_first(in_order(groups, affinity.number if affinity is not None else 0), now, avoid)
@@ -141,7 +143,7 @@ def least_outstanding(group: Group[C], now: float, conversation: int | None, avo
 
 def prefix(group: Group[C], now: float, conversation: int | None, avoid: C | None) -> C | None:
     """The conversation's own, or the next on the ring that is eligible and not over its bound."""
-    if conversation is not None and len(group.replicas) > 1:
+    if conversation is not None:
         seen, panic = _eligible(group.window(), now, avoid)
         bound = max(BOUND * sum([replica.load for replica in seen]) / max(len(seen), 1), FLOOR_TOKENS)
         for index in group.ring.walk(conversation, STEPS):

@@ -1,13 +1,15 @@
 """What makes two requests parts of one conversation."""
 
 import json
+from time import process_time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.policy.affinity import PROMPT_BYTES, Affinity, affinity_of
+from forebay.policy.affinity import PROMPT_BYTES, Affinity, _number, affinity_of
 from forebay.policy.auth import Principal
 
 ONE = Principal(tenant="one", key_id="key-1")
@@ -129,6 +131,16 @@ def test_bytes_that_are_no_json_are_no_conversation(body: bytes) -> None:
     affinity_of(ONE, None, body)
     affinity_of(ONE, None, b'{"messages":' + body)
     affinity_of(ONE, None, b'{"messages":[{"role":"user","content":"\xff"}],"input":' + body + b"}")
+
+
+@pytest.mark.parametrize("piece", [b'"cache_control":{', b'"cache_control":{},', b"{ ", b", ", b'{"role":"user"},'])
+def test_a_megabyte_of_anything_costs_milliseconds(piece: bytes) -> None:
+    text = b'{"messages":[{"role":"x","content":[' + piece * (1_000_000 // len(piece)) + b"0]}]}"
+    began = process_time()
+    affinity_of(ONE, None, text)
+    affinity_of(ONE, None, b'{"prompt_cache_key":' + msgspec.json.encode(text.decode()) + b"}")
+    _number("tenant", [text])
+    assert process_time() - began < 0.25
 
 
 def test_depth_and_lone_surrogates_are_no_trouble() -> None:

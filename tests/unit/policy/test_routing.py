@@ -132,6 +132,16 @@ def test_a_little_load_does_not_move_a_conversation() -> None:
     assert routing.choose(groups, 0.0, conversation(1)) is own
 
 
+@pytest.mark.parametrize("size", [3, 16, 100])
+def test_where_all_are_busy_conversations_keep_their_replicas(size: int) -> None:
+    pool = pool_of(size)
+    routing, groups = Routing("prefix"), of(*pool)
+    idle = [routing.choose(groups, 0.0, conversation(number)) for number in range(200)]
+    for number, replica in enumerate(pool):
+        replica.load = 50 * FLOOR_TOKENS + number % 3 * FLOOR_TOKENS
+    assert [routing.choose(groups, 0.0, conversation(number)) for number in range(200)] == idle
+
+
 @pytest.mark.parametrize("size", [2, 3, 16, 100])
 def test_a_hot_conversation_spills_over_and_no_replica_is_far_above_the_mean(size: int) -> None:
     pool = pool_of(size)
