@@ -21,7 +21,7 @@ ENGINE_READY := .venv/engine/.$(ENGINE)-ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check generate format lock bench-gateway clean
+.PHONY: help serve test check generate format lock bench-gateway bench-routing clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -53,6 +53,9 @@ lock: ## Write the lock files again; ARGS=--upgrade takes the newest versions
 
 bench-gateway: $(DEV_READY) ## Measure the gateway beside others
 	.venv/bin/python bench/gateway.py $(ARGS)
+
+bench-routing: $(DEV_READY) ## Measure the choice among 1,000 replicas
+	.venv/bin/python bench/routing.py
 
 clean: ## Remove what was installed and built here; models stay in their cache
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

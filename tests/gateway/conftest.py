@@ -58,11 +58,15 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 
 @pytest.fixture
 def start_gateway(tmp_path: Path) -> StartGateway:
-    """`async with start_gateway(engine.url, …) as running:` with settings by name; the key is `sk-test`."""
+    """`async with start_gateway(engine.url, …) as running:` with settings by name; the key is `sk-test`.
+
+    Requests are shared out among engines unless a test asks for `prefix`: most tests send the same one again and again.
+    """
 
     @asynccontextmanager
     async def start(*upstreams: str, ready: bool = True, **flags: Any) -> AsyncIterator[Running]:
-        flags = {"api_keys": (KEY,), "port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0, **flags}
+        usual = {"api_keys": (KEY,), "port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0}
+        flags = {**usual, "routing": "least_outstanding", **flags}
         settings, _ = load_settings({"upstream": upstreams, **flags}, env={})
         async with _serve(settings, tmp_path / "gateway.log") as running:
             while ready and not running.gateway.replicas.ready:

@@ -101,7 +101,8 @@ class Settings(BaseModel):
     # Engines elsewhere
     upstream: tuple[str, ...] = setting(
         (),
-        "Base URL of a running engine, http://, https:// or unix:///path; repeat for several.",
+        "Base URL of a running engine, http://, https:// or unix:///path; repeat for several. '#name' at its end puts "
+        "it into a group: another version of a model, a canary.",
         group="upstream",
         roles=GATEWAY,
         aliases=("UPSTREAMS",),
@@ -114,6 +115,21 @@ class Settings(BaseModel):
         "PEM bundle that signs the engines' certificates; the system's by default.",
         group="upstream",
         roles=GATEWAY,
+    )
+    routing: Literal["round_robin", "least_outstanding", "prefix"] = setting(
+        "prefix",
+        "How a replica is chosen: each in turn, the fewest tokens outstanding, or (prefix) the one that a conversation "
+        "was with before, unless it is much busier than the rest.",
+        group="upstream",
+    )
+    group_weights: dict[str, Annotated[int, Field(ge=0, le=1_000_000)]] = setting(
+        {},
+        "Shares of a model's groups of replicas: group=weight, comma-separated in the environment; 100 where not said, "
+        "0 only when no other group can serve.",
+        group="upstream",
+    )
+    show_replica: Literal["never", "always"] = setting(
+        "never", "Name the replica that answered in the header x-forebay-replica.", group="upstream"
     )
     connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream")
     first_byte_timeout_s: Seconds = setting(

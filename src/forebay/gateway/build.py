@@ -25,6 +25,7 @@ from forebay.policy.admission import Admission
 from forebay.policy.auth import Authenticator
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
 from forebay.policy.progress import Progress
+from forebay.policy.routing import DEFAULT_GROUP, Routing
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
@@ -63,12 +64,13 @@ class Gateway:
         self.settings = settings
         self.metrics = Metrics()
         self.recorder = Recorder(self.metrics, writer if settings.access_log else None)
-        self.replicas = ReplicaPool(replicas, settings.model_aliases)
+        self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.engines: list[EngineView] = []
         self.pipeline = Pipeline(
             Authenticator(key.get_secret_value() for key in settings.api_keys),
             Admission(settings.max_active_requests),
             self.replicas,
+            Routing(settings.routing),
             self.recorder,
             body_limits=BodyLimits(
                 max_n=settings.max_n,
@@ -164,8 +166,10 @@ class Gateway:
             "replicas": [
                 {
                     "name": replica.name,
+                    "group": replica.group,
                     "ready": replica.ready,
                     "in_flight": replica.in_flight,
+                    "load_tokens": replica.load,
                     "breaker": replica.breaker.state.value,
                     "models": list(replica.models),
                     "why": replica.why,
@@ -207,6 +211,7 @@ class Gateway:
         watch_metric(metric.CONNECTIONS, lambda: [((), len(self.connections))])
         watch_metric(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in self.replicas])
         watch_metric(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in self.replicas])
+        watch_metric(metric.REPLICA_LOAD, lambda: [((r.name,), r.load) for r in self.replicas])
         watch_metric(
             metric.BREAKER_STATE,
             lambda: [((r.name, s.value), r.breaker.state is s) for r in self.replicas for s in BreakerState],
@@ -313,19 +318,18 @@ def listen(host: str, port: int) -> socket.socket:
 
 def remote_replicas(settings: Settings) -> list[Replica]:
     """A replica for each upstream URL in the settings. Raises ValueError for a bad one."""
-    key = settings.upstream_api_key
-    return [
-        make_replica(
-            settings,
-            str(address := Address.parse(url, settings.upstream_ca_file)),
-            address,
-            key.get_secret_value() if key is not None else None,
-        )
-        for url in settings.upstream
-    ]
+    key = settings.upstream_api_key.get_secret_value() if settings.upstream_api_key is not None else None
+    replicas = []
+    for url in settings.upstream:
+        plain, _, group = url.partition("#")
+        address = Address.parse(plain, settings.upstream_ca_file)
+        replicas.append(make_replica(settings, str(address), address, key, group or DEFAULT_GROUP))
+    return replicas
 
 
-def make_replica(settings: Settings, name: str, address: Address, api_key: str | None = None) -> Replica:
+def make_replica(
+    settings: Settings, name: str, address: Address, api_key: str | None = None, group: str = DEFAULT_GROUP
+) -> Replica:
     """A replica at an address, with connections as the settings say."""
     pool = UpstreamPool(
         address,
@@ -336,7 +340,7 @@ def make_replica(settings: Settings, name: str, address: Address, api_key: str |
     limits = BreakerLimits(
         consecutive=settings.breaker_failures, ratio=settings.breaker_ratio, pause_s=settings.breaker_pause_s
     )
-    return Replica(name, pool, api_key, breaker=Breaker(limits), progress=Progress(settings.engine_stall_s))
+    return Replica(name, pool, api_key, group, breaker=Breaker(limits), progress=Progress(settings.engine_stall_s))
 
 
 def _cors_lines(origin: str) -> bytes:

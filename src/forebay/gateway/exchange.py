@@ -6,6 +6,7 @@ read by the recorder when it is over.
 
 from typing import TYPE_CHECKING
 
+from forebay.policy.affinity import Affinity
 from forebay.policy.auth import Principal
 from forebay.policy.verdict import Lease
 from forebay.wire.usage import Usage
@@ -23,6 +24,7 @@ class Exchange:
     """Times are monotonic seconds, 0 where the moment has not come."""
 
     __slots__ = (
+        "affinity",
         "answer_status",
         "attempts",
         "body",
@@ -50,6 +52,7 @@ class Exchange:
         "takeovers",
         "traceparent",
         "usage",
+        "work_tokens",
     )
 
     def __init__(
@@ -72,6 +75,8 @@ class Exchange:
         self.principal: Principal | None = None
         self.demand: Demand | None = None
         self.model = ""
+        self.affinity: Affinity | None = None
+        self.work_tokens = 0
         self.refusal: Refusal | None = None
         self.relay: Relay | None = None
         self.replica: Replica | None = None

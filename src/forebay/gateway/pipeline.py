@@ -10,16 +10,17 @@ from forebay.gateway.exchange import Exchange
 from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
+from forebay.policy.affinity import affinity_of
 from forebay.policy.auth import Authenticator
 from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget
-from forebay.policy.routing import LeastOutstanding
+from forebay.policy.routing import Routing
 from forebay.policy.verdict import Outcome
 from forebay.refusals import BadRequest, Draining, InternalError, NotFound, Refusal, UnsupportedMediaType
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
-from forebay.wire.body import BodyLimits, body_for_engine, read_demand
+from forebay.wire.body import BodyLimits, body_for_engine, read_demand, work_tokens
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
@@ -32,6 +33,7 @@ class Pipeline:
         auth: Authenticator,
         admission: Admission,
         replicas: ReplicaPool,
+        routing: Routing,
         recorder: Recorder,
         *,
         body_limits: BodyLimits,
@@ -41,7 +43,7 @@ class Pipeline:
         self.admission = admission
         self.replicas = replicas
         self.recorder = recorder
-        self.routing = LeastOutstanding()
+        self.routing = routing
         self.ownership = Ownership()
         self.retry_budget = RetryBudget()
         self.body_limits = body_limits
@@ -127,6 +129,14 @@ class Pipeline:
         only = None
         if demand.previous_response_id is not None:
             only = self._holder(exchange, demand.previous_response_id)
+        exchange.work_tokens = work_tokens(demand, len(exchange.body), generates=route.generates)
+        if only is None and self.routing.wants_affinity(self.replicas.groups(model)):
+            assert exchange.principal is not None
+            exchange.affinity = affinity_of(
+                exchange.principal,
+                exchange.headers.get(b"x-session-id"),
+                exchange.body if route.generates else b"",
+            )
         ask_usage = demand.stream and route.usage_on_request and not demand.wants_usage
         exchange.resumable = demand.resumable and route.resumable
         ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS

@@ -112,8 +112,8 @@ class Sending(ABC):
         exchange = self._exchange
         replica = self._only
         if replica is None:
-            serving = self._pipeline.replicas.serving(exchange.model)
-            replica = self._pipeline.routing.choose(serving, now, self._avoid)
+            groups = self._pipeline.replicas.groups(exchange.model)
+            replica = self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
         elif not replica.ready:
             raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
         if replica.upstream.full:
@@ -125,7 +125,7 @@ class Sending(ABC):
         self._status = 0
         self._progress_at = now
         self._clear_answer()
-        self._slot = replica.acquire(now)
+        self._slot = replica.acquire(now, exchange.work_tokens)
         self._connection = replica.upstream.send(self._request(replica), self, fresh=fresh)
 
     def _request(self, replica: Replica) -> bytes:

@@ -102,6 +102,7 @@ class ClientConnection(HttpToolsProtocol):
         self._unseen_bytes = 0
         self._told = False
         self._max_headers = gateway.settings.max_headers
+        self._show_replica = gateway.settings.show_replica == "always"
         self._body_started, self._body_bytes = 0.0, 0
         self._blocks: list[bytes] = []
         self._more_may_come = True
@@ -414,7 +415,10 @@ class ClientConnection(HttpToolsProtocol):
 
     def _common_lines(self, exchange: Exchange) -> bytes:
         origin = exchange.headers.get(b"origin")
-        return self.gateway.cors_lines(origin) if origin is not None else b""
+        lines = self.gateway.cors_lines(origin) if origin is not None else b""
+        if self._show_replica and exchange.replica is not None:
+            lines += b"x-forebay-replica: %s\r\n" % exchange.replica.name.encode("ascii", "replace")
+        return lines
 
     # Ending a connection
     def _close_gently(self) -> None:

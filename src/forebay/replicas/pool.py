@@ -1,9 +1,14 @@
-"""All replicas, and which of them serve a model."""
+"""All replicas, and which of them serve a model.
+
+The lists and groups of a model stay the same objects until `refresh` finds other members: routing's rings and turns
+hang on that.
+"""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from forebay.policy.routing import DEFAULT_WEIGHT, Group
 from forebay.refusals import EngineUnavailable, ModelNotFound
 from forebay.replicas.replica import Replica
 
@@ -13,10 +18,14 @@ ONLY_MODEL = "*"
 class ReplicaPool:
     """Resolves names that callers use to models, and models to the replicas that serve them."""
 
-    def __init__(self, replicas: Iterable[Replica], aliases: dict[str, str]) -> None:
+    def __init__(
+        self, replicas: Iterable[Replica], aliases: dict[str, str], weights: Mapping[str, int] | None = None
+    ) -> None:
         self.replicas = list(replicas)
+        self.weights = dict(weights or {})  # of groups; whoever changes them calls `refresh`
         self._aliases = aliases
         self._by_model: dict[str, list[Replica]] = {}
+        self._groups: dict[str, tuple[Group[Replica], ...]] = {}
         self._created = int(time.time())
         self.refresh()
 
@@ -32,12 +41,30 @@ class ReplicaPool:
         return any(replica.ready for replica in self.replicas)
 
     def refresh(self) -> None:
-        """Take in that a replica's models have changed."""
+        """Take in that the replicas, their models or their groups, or the groups' weights have changed."""
         by_model: dict[str, list[Replica]] = {}
         for replica in self.replicas:
             for model in replica.models:
                 by_model.setdefault(model, []).append(replica)
+        for model, replicas in by_model.items():
+            if replicas == self._by_model.get(model):
+                by_model[model] = self._by_model[model]
         self._by_model = by_model
+        self._groups = {model: self._grouped(model, replicas) for model, replicas in by_model.items()}
+
+    def _grouped(self, model: str, replicas: list[Replica]) -> tuple[Group[Replica], ...]:
+        members: dict[str, list[Replica]] = {}
+        for replica in replicas:
+            members.setdefault(replica.group, []).append(replica)
+        known = {group.name: group for group in self._groups.get(model, ())}
+        groups = []
+        for name, alike in members.items():
+            group = known.get(name)
+            if group is None or group.replicas != alike:
+                group = Group(alike, name)
+            group.weight = self.weights.get(name, DEFAULT_WEIGHT)
+            groups.append(group)
+        return tuple(groups)
 
     def resolve(self, name: str | None) -> str:
         """The model meant by a name, an alias, or (None) by nobody's naming one. Raises `ModelNotFound`."""
@@ -65,6 +92,10 @@ class ReplicaPool:
         """The model's context length, where an engine has told it."""
         told = [replica.models[model].get("max_model_len") for replica in self.serving(model)]
         return next((length for length in told if length is not None), None)
+
+    def groups(self, model: str) -> tuple[Group[Replica], ...]:
+        """The same replicas, those of a version together; one group is the usual."""
+        return self._groups.get(model, ())
 
     def named(self, name: str) -> Replica | None:
         return next((replica for replica in self.replicas if replica.name == name), None)

@@ -1,14 +1,16 @@
 """An engine as the gateway sees it: where it is, which models it serves, whether it may be asked, how busy it is.
 
-`in_flight` is our own count of requests under way; the engine's gauges lag by seconds.
+`in_flight` and `load` are our own count of requests and of tokens under way; the engine's gauges lag by seconds.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from forebay.policy.breaker import Breaker
 from forebay.policy.progress import Progress
+from forebay.policy.routing import DEFAULT_GROUP
 from forebay.policy.verdict import Lease, Outcome
 from forebay.upstream.pool import UpstreamPool
 
@@ -18,16 +20,18 @@ STALL_S = 60.0
 @dataclass(eq=False, slots=True)
 class Replica:
     """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object); `suspect`
-    says that it stalled and has not generated since; `cpu_seconds` tells the processor time that it has used, where its
-    processes can be seen."""
+    says that it stalled and has not generated since; `group` tells versions of a model apart; `cpu_seconds` tells the
+    processor time that it has used, where its processes can be seen."""
 
     name: str
     upstream: UpstreamPool
     api_key: str | None = field(default=None, repr=False)
+    group: str = DEFAULT_GROUP
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     ready: bool = False
     why: str = "not checked yet"
     in_flight: int = 0
+    load: int = 0
     draining: bool = False
     breaker: Breaker = field(default_factory=Breaker)
     progress: Progress = field(default_factory=lambda: Progress(STALL_S))
@@ -35,14 +39,17 @@ class Replica:
     cpu_seconds: Callable[[], float] | None = field(default=None, repr=False)
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
-    def acquire(self, now: float) -> Lease:
-        """Count one attempt as under way until the lease is released; how it ended is told to the breaker."""
+    def acquire(self, now: float, cost: int) -> Lease:
+        """Count one attempt of `cost` tokens as under way until the lease is released; how it ended is told to the
+        breaker."""
         self.in_flight += 1
+        self.load += cost
         self.breaker.asked(now)
-        return Lease(self._release)
+        return Lease(partial(self._release, cost))
 
-    def _release(self, outcome: Outcome, now: float) -> None:
+    def _release(self, cost: int, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1
+        self.load -= cost
         if outcome == "answered":
             self.breaker.succeeded(now)
         elif outcome == "failed":

@@ -77,6 +77,12 @@ REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in
 REPLICA_IN_FLIGHT = Metric(
     "forebay_replica_in_flight", "gauge", "Requests under way at the replica, by our own count.", ("replica",)
 )
+REPLICA_LOAD = Metric(
+    "forebay_replica_load_tokens",
+    "gauge",
+    "Tokens of the requests under way at the replica: their prompts' and those they may generate, estimated.",
+    ("replica",),
+)
 BREAKER_STATE = Metric(
     "forebay_breaker_state",
     "gauge",

@@ -77,6 +77,9 @@ _NOT_CAPPED = astuple(_Body())[_CAPPED]
 _NOT_ENGINE_ONLY = astuple(_Body())[_ENGINE_ONLY]
 _NOT_BEYOND_TEXT = astuple(_Body())[_BEYOND_TEXT]
 _NONE_OF_IT = frozenset({b"null", b"false", b"[]", b'{"type":"text"}', b'{"type": "text"}'})
+_PROMPT_TOKENS_AT_MOST = 32_768
+_TOKENS_NOT_SAID = 256
+_TOKENS_AT_MOST = 1024
 _POSITIVE = ("n", "best_of", "max_completion_tokens", "max_output_tokens")
 _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
 _decoder = msgspec.json.Decoder(_Body)
@@ -142,6 +145,18 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
         and _is_single(fields),
         has_options=options is not UNSET,
     )
+
+
+def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
+    """About how much an engine has to do, for comparing replicas: prompt tokens, and those that may be generated.
+
+    Both are bounded: pictures make a body long that are few tokens, and callers allow far more than comes.
+    """
+    prompt = min(body_bytes // 4, _PROMPT_TOKENS_AT_MOST)
+    if not generates:
+        return prompt
+    most = _TOKENS_NOT_SAID if demand.max_tokens is None else min(demand.max_tokens, _TOKENS_AT_MOST)
+    return prompt + most * demand.n
 
 
 def body_for_engine(

@@ -1,18 +1,14 @@
 """Each policy's own story. (Their order is the pipeline's, and told in tests/gateway.)"""
 
-from dataclasses import dataclass, field
-
 import pytest
 
 from forebay.failures import Failure
 from forebay.policy.admission import Admission
 from forebay.policy.auth import ANONYMOUS, Authenticator
-from forebay.policy.breaker import Breaker
 from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget, is_retryable, is_stale_connection
-from forebay.policy.routing import LeastOutstanding
 from forebay.policy.verdict import Lease
-from forebay.refusals import EngineUnavailable, Overloaded, Unauthorized
+from forebay.refusals import Overloaded, Unauthorized
 
 
 def test_a_lease_is_given_back_once_with_its_outcome() -> None:
@@ -68,59 +64,6 @@ def test_admission_never_lets_more_in_than_its_limit() -> None:
     second.release("answered", 0.0)
     third.release("failed", 0.0)
     assert repr(admission) == "<Admission 0/2>"
-
-
-@dataclass(eq=False)
-class Candidate:
-    ready: bool = True
-    draining: bool = False
-    in_flight: int = 0
-    breaker: Breaker = field(default_factory=Breaker)
-
-
-def an_open_one() -> Candidate:
-    candidate = Candidate()
-    for _ in range(5):
-        candidate.breaker.failed(0.0)
-    return candidate
-
-
-def test_the_least_busy_ready_replica_is_chosen_and_ties_are_shared() -> None:
-    busy, free, down = Candidate(in_flight=3), Candidate(in_flight=1), Candidate(ready=False)
-    routing = LeastOutstanding()
-    assert all(routing.choose([busy, free, down], 0.0) is free for _ in range(5))
-    equal = [Candidate(), Candidate(), Candidate()]
-    chosen = [routing.choose(equal, 0.0) for _ in range(6)]
-    assert all(chosen.count(one) == 2 for one in equal)
-
-
-def test_the_replica_to_avoid_is_never_chosen() -> None:
-    failed, other = Candidate(), Candidate(in_flight=9)
-    routing = LeastOutstanding()
-    assert routing.choose([failed, other], 0.0, avoid=failed) is other
-    other.draining = True
-    with pytest.raises(EngineUnavailable):
-        routing.choose([failed, other], 0.0, avoid=failed)
-
-
-def test_an_open_breaker_leaves_a_replica_out_until_most_are_open() -> None:
-    good, bad, worse = Candidate(in_flight=50), an_open_one(), an_open_one()
-    routing = LeastOutstanding()
-    assert all(routing.choose([good, bad], 1.0) is good for _ in range(4))
-    assert routing.choose([good, bad, worse], 1.0) is not good, "panic: one of three cannot carry it all"
-    assert routing.choose([bad], 1.0) is bad, "the last one is never closed off"
-    assert routing.choose([good, bad], 60.0) is bad, "its pause is over: a trial"
-
-
-def test_a_large_pool_is_searched_in_windows_and_a_lone_ready_one_is_found() -> None:
-    pool = [Candidate(ready=False) for _ in range(1000)]
-    pool[777].ready = True
-    assert LeastOutstanding().choose(pool, 0.0) is pool[777]
-    everybody = [Candidate() for _ in range(100)]
-    routing = LeastOutstanding()
-    for _ in range(1000):
-        routing.choose(everybody, 0.0).in_flight += 1
-    assert max(one.in_flight for one in everybody) <= 13
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from forebay.refusals import BadRequest, InvalidJSON
-from forebay.wire.body import BodyLimits, body_for_engine, read_demand
+from forebay.wire.body import BodyLimits, body_for_engine, read_demand, work_tokens
 
 LIMITS = BodyLimits(max_n=8, max_logprobs=20, max_stop=4, max_json_depth=64)
 
@@ -106,3 +106,18 @@ def test_null_stream_options_are_none() -> None:
     body = b'{"model":"m","stream":true,"stream_options":null}'
     changed = body_for_engine(body, read_demand(body, LIMITS), "m", ask_usage=True)
     assert json.loads(changed)["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    ("fields", "body_bytes", "tokens"),
+    [
+        ({}, 400, 100 + 256),
+        ({"max_tokens": 10}, 400, 100 + 10),
+        ({"max_completion_tokens": 10, "n": 3}, 400, 100 + 30),
+        ({"max_tokens": 100_000}, 400, 100 + 1024),
+        ({"max_tokens": 1}, 10_000_000, 32_768 + 1),
+    ],
+)
+def test_work_is_the_prompt_and_what_may_be_generated(fields: dict[str, Any], body_bytes: int, tokens: int) -> None:
+    assert work_tokens(demand_of(**fields), body_bytes) == tokens
+    assert work_tokens(demand_of(**fields), body_bytes, generates=False) == min(body_bytes // 4, 32_768)
