@@ -277,7 +277,7 @@ async def test_work_that_takes_long_is_no_hang_where_a_token_asked_for_comes(sta
 
 async def test_what_one_start_compiled_the_next_one_finds(start_agent: StartAgent) -> None:
     shown = []
-    for flags in ((), (), ("--max-num-seqs", "3")):
+    for flags in ((), (), ("--max-num-seqs", "3")):  # the third has compiled nothing yet
         async with start_agent(*flags) as agent:
             await agent.until_ready()
             engine = await agent.until_engine(lambda engine: engine["warmup_cache"]["bytes"] >= 1000)
@@ -318,3 +318,15 @@ def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], told: str, tmp
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for flag, other in (("--engine-port", "--agent-port"), ("--agent-port", "--engine-port")):
+            done = subprocess.run(
+                [FOREBAY, "engine", "m", flag, port, other, str(free_port())],
+                env=an_environment(tmp_path), capture_output=True, text=True, timeout=20,
+            )  # fmt: skip
+            assert done.returncode == 1
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another {flag}" in done.stderr

@@ -98,10 +98,13 @@ def gpu_devices(env: Mapping[str, str]) -> list[str]:
 
 def _cache_root(settings: Settings) -> Path | None:
     """Where compile caches are kept; None, which leaves them to vLLM, where nothing can be written there."""
-    root = (settings.warmup_cache_dir or cache_directory("warmup")).expanduser().absolute()
     try:
+        root = (settings.warmup_cache_dir or cache_directory("warmup")).expanduser().absolute()
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        typer.secho(f"forebay: warmup_cache_dir: no compile cache in {root}: {failure.strerror}", fg="yellow", err=True)
-        return None
-    return root if os.access(root, os.W_OK) else None
+        if os.access(root, os.W_OK):
+            return root
+        why = f"{root} cannot be written to"
+    except (OSError, RuntimeError) as failure:  # RuntimeError: a user without a home
+        why = str(failure)
+    typer.secho(f"forebay: warmup_cache_dir: compiled code is kept where vLLM keeps it: {why}", fg="yellow", err=True)
+    return None

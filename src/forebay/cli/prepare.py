@@ -13,14 +13,19 @@ from forebay.telemetry.logging import LogWriter, start_logging
 def prepare(settings: Settings, host: str, port: int, flag: str = "--port") -> tuple[socket.socket, LogWriter]:
     """Bind the port and start logging; each ends the process with one line where it cannot be done."""
     raise_file_limit()
-    try:
-        sock = listen(host, port)
-    except OSError as failure:
-        fail(f"cannot listen on {host}:{port}: {failure.strerror or failure}; choose another {flag}")
+    sock = bind(host, port, flag)
     try:
         return sock, start_logging(settings)
     except OSError as failure:
         fail(f"log_file: cannot open {settings.log_file}: {failure.strerror}")
+
+
+def bind(host: str, port: int, flag: str) -> socket.socket:
+    """A listening socket; ends the process where there can be none."""
+    try:
+        return listen(host, port)
+    except OSError as failure:
+        fail(f"cannot listen on {host}:{port}: {failure.strerror or failure}; choose another {flag}")
 
 
 def raise_file_limit() -> None:
