@@ -152,6 +152,10 @@ class AgentServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._agent.ending.on_signal(sig, frame)
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._agent.ending.enter()
+        await super().serve(sockets)
+
     async def main_loop(self) -> None:
         agent = self._agent
         running = asyncio.create_task(agent.supervisor.run())

@@ -7,14 +7,18 @@ from typing import Any
 
 
 class Ending:
-    """One process's end. Made within its event loop; `on_signal` may be called from a signal handler."""
+    """One process's end. `enter` its event loop before signals come; `on_signal` may be called from their handler."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def enter(self) -> None:
         self._loop = asyncio.get_running_loop()
 
     def on_signal(self, sig: int, frame: FrameType | None) -> None:
+        assert self._loop is not None
         event = self._hurried if self.begun.is_set() else self.begun
         self._loop.call_soon_threadsafe(event.set)
 

@@ -238,6 +238,7 @@ class GatewayServer(uvicorn.Server):
         self._ending.begun.set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending.enter()
         self._gateway.start(self.server_state.connections)
         await super().serve(sockets)
 
