@@ -6,7 +6,8 @@ library only.
     STUB_HANG    while this file exists, no generation begins, and none goes on
     STUB_ASKED   file that gets a line for each generation asked for: its prompt and number of tokens, as JSON
 
-The prompt "hold" is answered with a stream that ends when the file STUB_RELEASE exists; "refused" with 400.
+The prompt "hold" is answered with a stream that ends when the file STUB_RELEASE exists; "refused" with 400. That of
+"prefill" takes one step until then: as in vLLM, it is not in the figures before that, and holds up everybody else's.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ class Figures:
     """What /metrics tells."""
 
     lock = threading.Lock()
+    step = threading.Lock()
     running = 0
     steps = 0
     scrapes = 0
@@ -70,6 +72,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def generate(self, asked: dict[str, Any]) -> None:
         note(asked)
+        with Figures.step:
+            if asked.get("prompt") == "prefill":
+                wait_until(lambda: exists("STUB_RELEASE"))
         with Figures.lock:
             Figures.running += 1
         try:

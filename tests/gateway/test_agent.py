@@ -221,6 +221,22 @@ async def test_sigterm_lets_a_running_stream_end(start_agent: StartAgent) -> Non
         assert agent.asked()[-1] == ["The", 1]  # a step of our own, after which it was believed to be idle
 
 
+async def test_sigterm_lets_a_request_end_that_is_not_in_the_figures_yet(start_agent: StartAgent) -> None:
+    async with start_agent() as agent:
+        await agent.until_ready()
+        prefill = {"model": "m", "prompt": "prefill"}
+        asking = asyncio.create_task(fetch(agent.engine_url, "POST", "/v1/completions", prefill))
+        async with asyncio.timeout(5):
+            while agent.asked()[-1] != ["prefill", None]:
+                await asyncio.sleep(0.01)
+        agent.signal()
+        await until_not_ready(agent)
+        await until_scraped(agent, 20)
+        (agent.directory / "release").touch()
+        assert (await asking).status == 200
+        assert await ended(agent) == 0
+
+
 @pytest.mark.parametrize(("drain_s", "signals"), [("60", 2), ("0.3", 1)])
 async def test_a_second_sigterm_and_the_end_of_the_drain_time_cut_it_short(
     start_agent: StartAgent, drain_s: str, signals: int
