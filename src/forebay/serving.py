@@ -29,7 +29,7 @@ async def serve_engines(
 
     `on_ready` is called each time an engine has joined.
     """
-    replicas = [make_replica(settings, spec.name, Address("localhost", uds=spec.uds)) for spec in specs]
+    replicas = [make_replica(settings, spec.name, Address("localhost", uds=spec.uds), spec.api_key) for spec in specs]
     gateway = Gateway(settings, writer, replicas)
     server = GatewayServer(gateway)
     supervisors = []

@@ -13,6 +13,7 @@ PURE = (
     "engines/lifecycle.py",
     "engines/backoff.py",
     "engines/spec.py",
+    "engines/work.py",
     "refusals.py",
     "failures.py",
 )
@@ -68,6 +69,26 @@ def test_the_data_plane_never_imports_engines_nor_engines_the_data_plane() -> No
             assert not any(module.startswith("forebay.engines") for module in imported), name
         if name.startswith("engines/"):
             assert not any(module.startswith(("forebay.gateway", "forebay.replicas")) for module in imported), name
+
+
+def cone_of(role: str) -> set[str]:
+    """All modules that a role's command imports, however indirectly."""
+    imports = {"forebay." + name.removesuffix(".py").replace("/", "."): found for name, found in modules()}
+    seen: set[str] = set()
+    frontier = [f"forebay.cli.{role}"]
+    while frontier:
+        if (module := frontier.pop()) in imports and module not in seen:
+            seen.add(module)
+            frontier.extend(imports[module])
+    return seen
+
+
+def test_each_role_stays_in_its_cone() -> None:
+    agent, data_plane, both = cone_of("engine"), cone_of("gateway"), cone_of("serve")
+    assert not {module for module in agent if module.startswith(("forebay.gateway", "forebay.replicas"))}
+    assert not {module for module in data_plane if module.startswith("forebay.engines")}
+    assert {"forebay.engines.supervisor", "forebay.api.health", "forebay.cli.options"} <= agent
+    assert {"forebay.gateway.pipeline", "forebay.engines.supervisor"} <= both
 
 
 def test_nothing_imports_the_engine_itself() -> None:

@@ -43,8 +43,8 @@ def core_of(engine: dict[str, Any]) -> int:
     return next(pid for pid in descendants(engine["pid"]) if "EngineCore" in command_of(pid))
 
 
-async def tell(client: openai.AsyncOpenAI, prompt: str, begun: asyncio.Event) -> tuple[str, Any]:
-    """One greedy stream: its text and its usage. Any error is raised."""
+async def tell(client: openai.AsyncOpenAI, prompt: str, begun: asyncio.Event) -> tuple[str, int, int]:
+    """One greedy stream: its text and its token counts. Any error is raised."""
     stream = await client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": prompt}],
@@ -61,10 +61,11 @@ async def tell(client: openai.AsyncOpenAI, prompt: str, begun: asyncio.Event) ->
             begun.set()
         usage = chunk.usage or usage
     assert len(ids) == 1
-    return text, usage
+    assert usage is not None
+    return text, usage.prompt_tokens, usage.completion_tokens
 
 
-async def all_streams(service: Service, strike: Any = None) -> list[tuple[str, Any]]:
+async def all_streams(service: Service, strike: Any = None) -> list[tuple[str, int, int]]:
     """All prompts at once; `strike` is called when some stream has begun at each of the engines that are ready."""
     async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0, timeout=300) as client:
         begun = [asyncio.Event() for _ in PROMPTS]
@@ -81,7 +82,7 @@ def takeovers(service: Service) -> float:
 
 async def test_no_stream_notices_an_engine_that_is_killed_or_frozen(pool: Service) -> None:
     undisturbed = await all_streams(pool)
-    assert all(len(text) > 40 for text, _ in undisturbed)
+    assert all(len(text) > 40 for text, *_ in undisturbed)
 
     victim = core_of(ready_engines(pool)[0])
     assert await all_streams(pool, lambda: os.kill(victim, signal.SIGKILL)) == undisturbed

@@ -16,7 +16,8 @@ from prometheus_client.exposition import generate_latest
 
 from forebay.config.settings import Settings
 from forebay.config.sources import load_settings
-from forebay.gateway.build import Gateway, GatewayServer, listen, remote_replicas
+from forebay.gateway.build import Gateway, GatewayServer, remote_replicas
+from forebay.listening import listen
 from forebay.telemetry.logging import LineHandler, LogWriter
 
 KEY = "sk-test"

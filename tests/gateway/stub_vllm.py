@@ -1,32 +1,109 @@
-"""Stands in for vLLM's process: takes its options, serves --uds, and misbehaves as STUB says. Standard library only."""
+"""Stands in for vLLM's process: takes its options, serves --uds or --port, and misbehaves as STUB says. Standard
+library only.
 
+    STUB         exit-0 · unhealthy · no-generation · stubborn
+    STUB_SICK    while this file exists, /health answers 503
+    STUB_HANG    while this file exists, no generation begins, and none goes on
+    STUB_ASKED   file that gets a line for each generation asked for: its prompt and number of tokens, as JSON
+
+The prompt "hold" is answered with a stream that ends when the file STUB_RELEASE exists; "refused" with 400. That of
+"prefill" takes one step until then: as in vLLM, it is not in the figures before that, and holds up everybody else's.
+"""
+
+import contextlib
 import json
 import os
 import signal
 import socketserver
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 MODE = os.environ.get("STUB", "")
+KEY = os.environ.get("VLLM_API_KEY")
+POLL_S = 0.01
+
+
+class Figures:
+    """What /metrics tells."""
+
+    lock = threading.Lock()
+    step = threading.Lock()
+    running = 0
+    steps = 0
+    scrapes = 0
+
+    @classmethod
+    def text(cls) -> str:
+        with cls.lock:
+            cls.scrapes += 1
+            return (
+                f"stub:scrapes {cls.scrapes}\n"
+                f'vllm:num_requests_running{{engine="0",model_name="m"}} {cls.running}.0\n'
+                'vllm:num_requests_waiting{engine="0",model_name="m"} 0.0\n'
+                'vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 7.0\n'
+                f'vllm:iteration_tokens_total_count{{engine="0",model_name="m"}} {cls.steps}.0\n'
+            )
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        sick = MODE == "unhealthy" or os.path.exists(os.environ.get("STUB_SICK", "/none"))
-        self.answer(503 if sick else 200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
+        if self.path == "/metrics":
+            self.answer(200, Figures.text().encode(), "text/plain")
+            return
+        sick = MODE == "unhealthy" or exists("STUB_SICK")
+        self.say(503 if sick else 200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.answer(500 if MODE == "no-generation" else 200, {"choices": []})
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if KEY and self.headers["authorization"] != f"Bearer {KEY}":
+            self.say(401, {"error": "Unauthorized"})
+        elif MODE == "no-generation":
+            self.say(500, {})
+        elif asked.get("prompt") == "refused":
+            self.say(400, {"error": "refused"})
+        else:
+            self.generate(asked)
 
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+    def generate(self, asked: dict[str, Any]) -> None:
+        note(asked)
+        with Figures.step:
+            if asked.get("prompt") == "prefill":
+                wait_until(lambda: exists("STUB_RELEASE"))
+        with Figures.lock:
+            Figures.running += 1
+        try:
+            if asked.get("prompt") == "hold":
+                self.stream()
+            wait_until(lambda: not exists("STUB_HANG"))
+            if asked.get("prompt") != "hold":
+                self.say(200, {"choices": []})
+        finally:
+            with Figures.lock:
+                Figures.running -= 1
+                Figures.steps += 1
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.wfile.write(b'data: {"choices": []}\n\n')
+        wait_until(lambda: exists("STUB_RELEASE"))
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+    def say(self, status: int, body: dict[str, Any]) -> None:
+        self.answer(status, json.dumps(body).encode(), "application/json")
+
+    def answer(self, status: int, data: bytes, kind: str) -> None:
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -37,8 +114,31 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+
+
+class TcpServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def handle_error(self, *_: Any) -> None: ...
+
+
+def exists(variable: str) -> bool:
+    return os.path.exists(os.environ.get(variable, "/none"))
+
+
+def wait_until(condition: Any) -> None:
+    while not condition():
+        time.sleep(POLL_S)
+
+
+def note(asked: dict[str, Any]) -> None:
+    if path := os.environ.get("STUB_ASKED"):
+        line = json.dumps([asked.get("prompt"), asked.get("max_tokens")]) + "\n"
+        with Figures.lock, open(path, "a") as file:
+            file.write(line)
 
 
 def stubborn_grandchild() -> None:
@@ -50,6 +150,13 @@ def stubborn_grandchild() -> None:
             time.sleep(60)
 
 
+def a_server(arguments: list[str]) -> socketserver.BaseServer:
+    if "--uds" in arguments:
+        return UnixServer(arguments[arguments.index("--uds") + 1], Handler)
+    host, port = (arguments[arguments.index(flag) + 1] for flag in ("--host", "--port"))
+    return TcpServer((host, int(port)), Handler)
+
+
 def main() -> None:
     if MODE == "exit-0":
         print("\x1b[31mERROR 11-21 10:00:00 [core.py:1] torch.OutOfMemoryError: CUDA out of memory\x1b[0m", flush=True)
@@ -57,9 +164,12 @@ def main() -> None:
     if MODE == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stubborn_grandchild()
-    path = sys.argv[sys.argv.index("--uds") + 1]
     print("INFO 11-21 10:00:00 [api_server.py:1] starting", flush=True)
-    with Server(path, Handler) as server:
+    if root := os.environ.get("VLLM_CACHE_ROOT"):  # something compiled
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (Path(root) / "compiled").write_bytes(b"x" * 1000)
+    with a_server(sys.argv) as server:
         server.serve_forever()
 
 

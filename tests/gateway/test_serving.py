@@ -8,7 +8,7 @@ from pathlib import Path
 
 from forebay.config.sources import load_settings
 from forebay.engines.spec import EngineSpec
-from forebay.gateway.build import listen
+from forebay.listening import listen
 from forebay.serving import serve_engines
 from forebay.telemetry.logging import LogWriter
 from tests.e2e.conftest import descendants

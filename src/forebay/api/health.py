@@ -1,12 +1,24 @@
 """Is it alive, is it ready, what are its figures. Each answer is made from memory: safe to ask every second."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from forebay.telemetry.metrics import Metrics
+
 PROBE_PATHS = frozenset({"/health", "/healthz", "/livez", "/health/ready", "/ready", "/readyz", "/metrics"})
+
+
+class Role(Protocol):
+    """What this process does: a gateway, or an engine's agent. The application keeps it as `state.role`."""
+
+    metrics: Metrics
+
+    def status(self) -> dict[str, Any]: ...
+    def readiness(self) -> tuple[bool, str]: ...
+
 
 router = APIRouter(tags=["health"])
 metrics_router = APIRouter(tags=["metrics"])
@@ -17,8 +29,7 @@ metrics_router = APIRouter(tags=["metrics"])
 @router.get("/livez", include_in_schema=False)
 async def health(request: Request) -> dict[str, Any]:
     """200 while this process works, whatever the engines do; the body says what they do."""
-    status: dict[str, Any] = request.app.state.gateway.status()
-    return status
+    return _role(request).status()
 
 
 @router.get("/health/ready", summary="Whether requests would be served")
@@ -26,7 +37,7 @@ async def health(request: Request) -> dict[str, Any]:
 @router.get("/readyz", include_in_schema=False)
 async def ready(request: Request) -> JSONResponse:
     """200 once an engine has generated a token; 503 before, while none is ready, and while draining."""
-    is_ready, why = request.app.state.gateway.readiness()
+    is_ready, why = _role(request).readiness()
     if is_ready:
         return JSONResponse({"status": "ready"})
     return JSONResponse({"status": "not ready", "reason": why}, 503, {"retry-after": "2"})
@@ -35,4 +46,9 @@ async def ready(request: Request) -> JSONResponse:
 @metrics_router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """All metrics in Prometheus's text format."""
-    return Response(generate_latest(request.app.state.gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(_role(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _role(request: Request) -> Role:
+    role: Role = request.app.state.role
+    return role

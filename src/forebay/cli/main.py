@@ -3,6 +3,7 @@
 import typer
 
 from forebay import __version__
+from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
 from forebay.cli.serve import serve
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command(name="serve")(serve)
 app.command(name="gateway")(gateway)
+app.command(name="engine")(engine)
 
 
 @app.callback(invoke_without_command=True)

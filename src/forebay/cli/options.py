@@ -87,5 +87,6 @@ def _from_flag(field: FieldInfo, value: Any) -> Any:
     if value is None or value == []:
         return None
     if isinstance(value, list):
-        return parse_text(field, ",".join(value))
+        extra: Any = field.json_schema_extra
+        return parse_text(field, extra["separator"].join(value))
     return value

@@ -1,23 +1,21 @@
 """Running a gateway in this process until it is told to stop."""
 
-import contextlib
-import resource
 import socket
 from collections.abc import Iterable
 
 import typer
 import uvloop
 
-from forebay.cli.options import fail
+from forebay.cli.prepare import prepare
 from forebay.config.settings import Settings
-from forebay.gateway.build import Gateway, GatewayServer, listen
+from forebay.gateway.build import Gateway, GatewayServer
+from forebay.listening import url_of
 from forebay.replicas.replica import Replica
-from forebay.telemetry.logging import LogWriter, start_logging
 
 
 def run_gateway(settings: Settings, replicas: Iterable[Replica]) -> None:
     """Serve over replicas that run elsewhere, until a signal."""
-    sock, writer = prepare(settings)
+    sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
 
     async def run() -> None:
@@ -31,19 +29,6 @@ def run_gateway(settings: Settings, replicas: Iterable[Replica]) -> None:
         writer.stop()
 
 
-def prepare(settings: Settings) -> tuple[socket.socket, LogWriter]:
-    """Bind the port and start logging; each ends the process with one line where it cannot be done."""
-    raise_file_limit()
-    try:
-        sock = listen(settings.host, settings.port)
-    except OSError as failure:
-        fail(f"cannot listen on {settings.host}:{settings.port}: {failure.strerror or failure}; choose another --port")
-    try:
-        return sock, start_logging(settings)
-    except OSError as failure:
-        fail(f"log_file: cannot open {settings.log_file}: {failure.strerror}")
-
-
 def announce_address(settings: Settings, sock: socket.socket) -> None:
     """Say where the gateway listens, and that it is open where it is."""
     typer.echo(f"forebay: listening on {base_url(settings, sock)}")
@@ -54,13 +39,4 @@ def announce_address(settings: Settings, sock: socket.socket) -> None:
 
 def base_url(settings: Settings, sock: socket.socket) -> str:
     """The URL that callers use."""
-    scheme = "https" if settings.tls_cert_file else "http"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{scheme}://{host}:{sock.getsockname()[1]}"
-
-
-def raise_file_limit() -> None:
-    """Connections are file descriptors; take as many as the system allows."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return url_of(settings.host, sock.getsockname()[1], secure=settings.tls_cert_file is not None)

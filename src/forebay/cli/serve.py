@@ -2,11 +2,8 @@
 
 import os
 import secrets
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +11,15 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
-from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
-from forebay.cli.run import announce_address, base_url, prepare
+from forebay.cli.choose import choose, gpu_devices, named_model, with_engine_args
+from forebay.cli.options import fail, with_settings_options
+from forebay.cli.prepare import prepare
+from forebay.cli.run import announce_address, base_url
 from forebay.config.settings import Settings
-from forebay.engines.spec import EngineSpec, NotEnoughDevices, engine_spec, share_devices
-from forebay.models.default import ENGINE_ARGS, ModelUnavailable, default_model, model_cache
+from forebay.engines.spec import EngineSpec, NotEnoughDevices, share_devices
+from forebay.models.default import ModelUnavailable
 from forebay.serving import serve_engines
 
-DEFAULT_MODEL = "default"
 MADE_KEY_PREFIX = "sk-run-"
 
 
@@ -48,72 +46,31 @@ def serve(
 
     forebay serve Qwen/Qwen2.5-0.5B-Instruct --port 8000 -- --max-model-len 4096
     """
-    model = model or settings.model
-    if model is None:
-        fail("model: name one, as in `forebay serve default`, or set MODEL_NAME", EXIT_USAGE)
-    settings = settings.model_copy(update={"engine_args": (*settings.engine_args, *(engine_args or ()))})
+    settings = with_engine_args(settings, engine_args)
+    model = named_model(settings, model, "serve")
     made = [key.get_secret_value() for key in settings.api_keys if new_key]
     shown_key = next((key for key in made if key.startswith(MADE_KEY_PREFIX)), None)
-    python = engine_python(settings)
     with tempfile.TemporaryDirectory(prefix="forebay-") as private:
         try:
-            specs = _specs(settings, model, python, settings.runtime_dir or Path(private))
+            specs = _specs(settings, model, settings.runtime_dir or Path(private))
         except (ModelUnavailable, NotEnoughDevices, OSError) as wrong:
             fail(f"model: {wrong}")
         _run(settings, specs, shown_key)
 
 
-def engine_python(settings: Settings) -> Path:
-    """The Python that has vLLM."""
-    if settings.engine_python is not None:
-        return settings.engine_python
-    beside = Path(sys.prefix) / "engine" / "bin" / "python"
-    return beside if beside.exists() else Path(sys.executable)
-
-
-def _specs(settings: Settings, model: str, python: Path, directory: Path) -> list[EngineSpec]:
+def _specs(settings: Settings, model: str, directory: Path) -> list[EngineSpec]:
     """How to start each replica. Raises `ModelUnavailable`, `NotEnoughDevices` or OSError."""
-    model_args: tuple[str, ...] = ()
-    name = settings.served_model_name
-    if model == DEFAULT_MODEL:
-        path = default_model(python, model_cache(), lambda line: typer.echo(f"forebay: {line}"))
-        model, model_args, name = str(path), ENGINE_ARGS, name or path.name
-    elif model.startswith(("/", "./", "../", "~")):
-        path = Path(model).expanduser()
-        if not path.is_dir():
-            raise OSError(f"there is no directory {path}")
-        model, name = str(path), name or path.resolve().name
+    choice = choose(settings, model)
     directory.mkdir(parents=True, exist_ok=True)
-    devices = gpu_devices(os.environ)
-    shares = share_devices(devices, settings.replicas, settings.tensor_parallel_size or 1)
+    shares = share_devices(gpu_devices(os.environ), settings.replicas, settings.tensor_parallel_size or 1)
     return [
-        engine_spec(
-            settings,
-            name=f"engine-{number}",
-            model=model,
-            served_model=name or model,
-            python=str(python),
-            uds=str(directory / f"engine-{number}.sock"),
-            devices=share,
-            env=os.environ,
-            model_args=model_args,
-        )
+        choice.spec(f"engine-{number}", str(directory / f"engine-{number}.sock"), share)
         for number, share in enumerate(shares)
     ]
 
 
-def gpu_devices(env: Mapping[str, str]) -> list[str]:
-    """The GPUs that engines may use: those that CUDA_VISIBLE_DEVICES names, else all that the driver lists."""
-    if (named := env.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [device.strip() for device in named.split(",") if device.strip()]
-    if (nvidia_smi := shutil.which("nvidia-smi")) is None:
-        return []
-    listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False).stdout  # noqa: S603
-    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
-
-
 def _run(settings: Settings, specs: list[EngineSpec], shown_key: str | None) -> None:
-    sock, writer = prepare(settings)
+    sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
     model, url = specs[0].served_model, base_url(settings, sock)
     what = "the engine" if len(specs) == 1 else f"{len(specs)} engines"

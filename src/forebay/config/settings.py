@@ -22,10 +22,14 @@ def setting(
     group: str,
     aliases: tuple[str, ...] = (),
     roles: tuple[str, ...] = ("serve", "gateway"),
+    separator: str = ",",
     **constraints: Any,
 ) -> Any:
-    """Declare one setting. `help` says meaning and unit; `roles` are the commands that take it as an option."""
-    extra: dict[str, Any] = {"group": group, "aliases": list(aliases), "roles": list(roles)}
+    """Declare one setting. `help` says meaning and unit; `roles` are the commands that take it as an option.
+
+    `separator` stands between a list's parts in the environment.
+    """
+    extra: dict[str, Any] = {"group": group, "aliases": list(aliases), "roles": list(roles), "separator": separator}
     return Field(default, description=help, json_schema_extra=extra, **constraints)
 
 
@@ -33,6 +37,9 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 SERVE = ("serve",)
 GATEWAY = ("gateway",)
+ENGINE = ("engine",)
+ENGINES = ("serve", "engine")
+ALL = ("serve", "gateway", "engine")
 
 
 class Settings(BaseModel):
@@ -80,6 +87,7 @@ class Settings(BaseModel):
         False,
         "Listen beyond loopback without any key. Anybody who reaches the port can use it.",
         group="access",
+        roles=ALL,
     )
     metrics_public: bool = setting(False, "Serve /metrics without a key.", group="access", aliases=("METRICS_PUBLIC",))
 
@@ -108,7 +116,11 @@ class Settings(BaseModel):
         aliases=("UPSTREAMS",),
     )
     upstream_api_key: SecretStr | None = setting(
-        None, "Key sent to the engines as a bearer token.", group="upstream", roles=()
+        None,
+        "Key sent to the engines as a bearer token; `forebay engine` starts its engine with it.",
+        group="upstream",
+        roles=(),
+        aliases=("VLLM_API_KEY",),
     )
     upstream_ca_file: Path | None = setting(
         None,
@@ -131,7 +143,7 @@ class Settings(BaseModel):
     show_replica: Literal["never", "always"] = setting(
         "never", "Name the replica that answered in the header x-forebay-replica.", group="upstream"
     )
-    connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream")
+    connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream", roles=ALL)
     first_byte_timeout_s: Seconds = setting(
         300.0, "Time an engine has until the first byte of its answer, seconds.", group="upstream"
     )
@@ -147,6 +159,7 @@ class Settings(BaseModel):
         "ours), seconds; six times as long while an engine of ours is seen computing. Longer than the longest step of "
         "engines elsewhere: a few seconds will do on GPUs, a CPU's prefill can take ten.",
         group="upstream",
+        roles=ALL,
     )
     upstream_idle_s: Seconds = setting(
         4.0,
@@ -158,8 +171,12 @@ class Settings(BaseModel):
         64 * MIB, "Largest answer held whole (anything but a stream), bytes.", group="upstream", ge=1024
     )
     max_event_bytes: int = setting(MIB, "Largest event in a stream, bytes.", group="upstream", ge=1024)
-    health_interval_s: Seconds = setting(2.0, "Time between two checks of an engine, seconds.", group="upstream")
-    health_timeout_s: Seconds = setting(5.0, "Time an engine has to answer a check, seconds.", group="upstream")
+    health_interval_s: Seconds = setting(
+        2.0, "Time between two checks of an engine, seconds.", group="upstream", roles=ALL
+    )
+    health_timeout_s: Seconds = setting(
+        5.0, "Time an engine has to answer a check, seconds.", group="upstream", roles=ALL
+    )
     retry_attempts: int = setting(
         2, "Attempts for a request of which nothing has reached the client.", group="upstream", ge=1, le=5
     )
@@ -194,12 +211,12 @@ class Settings(BaseModel):
     replicas: int = setting(
         1, "Engines to run side by side; GPUs are shared out among them.", group="engine", roles=SERVE, ge=1, le=64
     )
-    served_model_name: str | None = setting(None, "Name that callers use for the model.", group="engine", roles=SERVE)
+    served_model_name: str | None = setting(None, "Name that callers use for the model.", group="engine", roles=ENGINES)
     engine_python: Path | None = setting(
         None,
         "Python that has vLLM installed; by default .venv/engine beside Forebay's own, else Forebay's own.",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
     )
     engine_args: tuple[str, ...] = setting(
         (), "More options for vLLM, as on its command line (also after `--`).", group="engine", roles=()
@@ -208,7 +225,7 @@ class Settings(BaseModel):
         None,
         "Context length, tokens (vLLM --max-model-len).",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
         aliases=("MAX_MODEL_LEN",),
         ge=1,
     )
@@ -216,7 +233,7 @@ class Settings(BaseModel):
         None,
         "Sequences in a batch (vLLM --max-num-seqs).",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
         aliases=("MAX_NUM_SEQS",),
         ge=1,
     )
@@ -224,7 +241,7 @@ class Settings(BaseModel):
         None,
         "Share of GPU memory to use (vLLM --gpu-memory-utilization).",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
         aliases=("GPU_MEMORY_UTILIZATION",),
         gt=0,
         le=1,
@@ -233,7 +250,7 @@ class Settings(BaseModel):
         None,
         "GPUs one model is split over (vLLM --tensor-parallel-size).",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
         aliases=("TENSOR_PARALLEL_SIZE",),
         ge=1,
     )
@@ -241,59 +258,111 @@ class Settings(BaseModel):
         None,
         "Quantisation method (vLLM --quantization).",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
         aliases=("QUANTIZATION",),
     )
-    dtype: str | None = setting(None, "Number format of weights (vLLM --dtype).", group="engine", roles=SERVE)
+    dtype: str | None = setting(None, "Number format of weights (vLLM --dtype).", group="engine", roles=ENGINES)
     engine_start_timeout_s: Seconds = setting(
         1800.0,
         "Time from starting the engine to its first healthy answer, seconds.",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
     )
     engine_warm_timeout_s: Seconds = setting(
-        600.0, "Time for the first generation after that, seconds.", group="engine", roles=SERVE
+        600.0, "Time for the warm-up after that, seconds.", group="engine", roles=ENGINES
     )
     engine_stop_timeout_s: Seconds = setting(
-        10.0, "Time between asking the engine to end and killing it, seconds.", group="engine", roles=SERVE
+        10.0, "Time between asking the engine to end and killing it, seconds.", group="engine", roles=ENGINES
     )
     engine_backoff_max_s: Seconds = setting(
-        60.0, "Longest pause before a crashed engine is started again, seconds.", group="engine", roles=SERVE
+        60.0, "Longest pause before a crashed engine is started again, seconds.", group="engine", roles=ENGINES
     )
     engine_crash_limit: int = setting(
         5,
         "Crashes within engine_crash_window_s after which it is left stopped.",
         group="engine",
-        roles=SERVE,
+        roles=ENGINES,
         ge=1,
         le=1000,
     )
     engine_crash_window_s: Seconds = setting(
-        600.0, "Window over which crashes are counted, seconds.", group="engine", roles=SERVE
+        600.0, "Window over which crashes are counted, seconds.", group="engine", roles=ENGINES
     )
     runtime_dir: Path | None = setting(
         None, "Directory for sockets; a private temporary one by default.", group="engine", roles=SERVE
     )
 
+    idle_probe_s: Seconds = setting(
+        30.0,
+        "Time an engine may have nothing to do before `forebay engine` asks it for one token, seconds.",
+        group="engine",
+        roles=ENGINE,
+    )
+
+    # Before it is ready
+    warmup_prompts: tuple[str, ...] = setting(
+        ("The capital of France is",),
+        "Prompts generated before the engine is ready, one a line in the environment. What real ones have in common "
+        "belongs here: it will be in the prefix cache.",
+        group="warmup",
+        roles=ENGINES,
+        separator="\n",
+        min_length=1,
+    )
+    warmup_tokens: int = setting(8, "Tokens generated for each of them.", group="warmup", roles=ENGINES, ge=1, le=4096)
+    warmup_cache_dir: Path | None = setting(
+        None,
+        "Directory where engines keep compiled code between starts (VLLM_CACHE_ROOT is a directory in it for each "
+        "model, version of vLLM and set of options); by default below FOREBAY_HOME, else ~/.cache/forebay/warmup.",
+        group="warmup",
+        roles=ENGINES,
+    )
+
+    # The agent, and where its engine listens
+    agent_host: str = setting("127.0.0.1", "Address of the agent's own pages.", group="agent", roles=ENGINE)
+    agent_port: int = setting(
+        9000, "Port of the agent's own pages; 0 takes a free one.", group="agent", roles=ENGINE, ge=0, le=65_535
+    )
+    engine_host: str = setting(
+        "127.0.0.1",
+        "Address that the agent's engine listens on; beyond loopback it needs upstream_api_key.",
+        group="agent",
+        roles=ENGINE,
+    )
+    engine_port: int = setting(
+        8000, "Port that the agent's engine listens on.", group="agent", roles=ENGINE, ge=1, le=65_535
+    )
+
     # Ending
     drain_delay_s: SecondsOrZero = setting(
-        0.0, "Time to go on accepting after SIGTERM while readiness already says 503, seconds.", group="drain"
+        0.0,
+        "Time to go on accepting after SIGTERM while readiness already says 503, seconds.",
+        group="drain",
+        roles=ALL,
     )
     drain_timeout_s: SecondsOrZero = setting(
-        60.0, "Time for running requests to finish after that, seconds.", group="drain"
+        60.0, "Time for running requests to finish after that, seconds.", group="drain", roles=ALL
     )
 
     # What operators see
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "Least severe log line written.", group="telemetry", aliases=("LOG_LEVEL",)
+        "info", "Least severe log line written.", group="telemetry", aliases=("LOG_LEVEL",), roles=ALL
     )
     log_format: Literal["auto", "json", "text"] = setting(
-        "auto", "Log lines as JSON or as text; auto is text on a terminal.", group="telemetry"
+        "auto", "Log lines as JSON or as text; auto is text on a terminal.", group="telemetry", roles=ALL
     )
     log_file: Path | None = setting(
-        None, "File that log lines go to instead of standard error.", group="telemetry", aliases=("LOG_FILE",)
+        None,
+        "File that log lines go to instead of standard error.",
+        group="telemetry",
+        aliases=("LOG_FILE",),
+        roles=ALL,
     )
     access_log: bool = setting(True, "One log line a request.", group="telemetry")
+
+    @property
+    def has_upstream_key(self) -> bool:
+        return self.upstream_api_key is not None and self.upstream_api_key.get_secret_value() != ""
 
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> Self:
@@ -301,6 +370,11 @@ class Settings(BaseModel):
             raise ValueError(
                 f"host: listening on {self.host} without a key would let anybody in; set API_KEYS, "
                 "keep host 127.0.0.1, or say --allow-anonymous"
+            )
+        if not self.has_upstream_key and self.engine_host not in LOOPBACK_HOSTS and not self.allow_anonymous:
+            raise ValueError(
+                f"engine_host: an engine that listens on {self.engine_host} without a key would let anybody in; set "
+                "FOREBAY_UPSTREAM_API_KEY (upstream_api_key), keep engine_host 127.0.0.1, or say --allow-anonymous"
             )
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file: needs tls_key_file too, and the other way round")

@@ -82,9 +82,10 @@ def environment_names(name: str, field: FieldInfo) -> list[str]:
 
 def parse_text(field: FieldInfo, text: str) -> Any:
     """Split a flat text into what a list or table field holds; leave all else to pydantic."""
+    extra: Any = field.json_schema_extra
     kind = str(field.annotation)
     if kind.startswith("tuple["):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        return tuple(part.strip() for part in text.split(extra["separator"]) if part.strip())
     if kind.startswith("dict["):
         pairs = (part.partition("=") for part in text.split(",") if part.strip())
         return {alias.strip(): model.strip() for alias, _, model in pairs}

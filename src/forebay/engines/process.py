@@ -53,8 +53,9 @@ class EngineProcess:
     @classmethod
     async def spawn(cls, spec: EngineSpec) -> "EngineProcess":
         """Start the engine. A stale socket file, which vLLM would trip over, is removed first. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(spec.uds)
+        if spec.uds is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(spec.uds)
         theirs, ours = os.pipe()
         os.set_inheritable(theirs, True)
         try:

@@ -4,8 +4,11 @@ vLLM's own options are used wherever it has them. What the user says after `--` 
 Forebay would say: an option named there is left out of ours.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from forebay.config.settings import Settings
 
@@ -14,6 +17,16 @@ _OURS = ("API_KEYS", "API_KEY_LIMITS", "SECRET_KEY", "REDIS_URL", "DATABASE_URL"
 # vLLM's default of 5 s would close connections that the gateway is about to use.
 KEEP_ALIVE_S = 300
 CPU_KV_CACHE_GIB = 2
+KEY_VARIABLE = "VLLM_API_KEY"
+CACHE_VARIABLE = "VLLM_CACHE_ROOT"
+_ADDRESS = ("--uds", "--host", "--port")
+# What would not do after `--`: the agent would ask elsewhere, or a process list would show the key.
+_SETTINGS_INSTEAD = {
+    "--host": "--engine-host",
+    "--port": "--engine-port",
+    "--uds": "--engine-host",
+    "--api-key": "FOREBAY_UPSTREAM_API_KEY",
+}
 
 
 class NotEnoughDevices(Exception):
@@ -22,16 +35,25 @@ class NotEnoughDevices(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What to run. `env` is the whole environment; it may hold a Hugging Face token and is never shown."""
+    """What to run. `env` is the whole environment; it may hold a Hugging Face token or a key and is never shown.
+
+    `uds` is None for an engine that listens on TCP; `cache_dir` where the user keeps its compile cache elsewhere.
+    """
 
     name: str
     served_model: str
-    uds: str
+    uds: str | None
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    cache_dir: str | None = None
 
     def __repr__(self) -> str:
         return f"<EngineSpec {self.name} {self.served_model}>"
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that it asks for."""
+        return self.env.get(KEY_VARIABLE) or None
 
 
 def engine_spec(
@@ -40,22 +62,24 @@ def engine_spec(
     model: str,
     served_model: str,
     python: str,
-    uds: str,
+    uds: str | None,
     devices: Sequence[str],
     env: Mapping[str, str],
     model_args: Sequence[str] = (),
     name: str = "engine-0",
+    version: str = "unknown",
+    cache_root: Path | None = None,
 ) -> EngineSpec:
     """The way to start vLLM on `model`, which callers know as `served_model`, listening on the Unix socket `uds`.
 
-    `devices` are the GPUs it may use, none on a machine without; `model_args` are options that the model itself needs;
-    `env` is the environment to start from.
+    Without `uds` it listens where the settings say, and asks for the settings' key. `devices` are the GPUs it may use,
+    none on a machine without; `model_args` are options that the model itself needs; `env` is the environment to start
+    from; `version` is vLLM's, and `cache_root` where its compile caches are kept.
     """
     ours = [
         "--model",
         model,
-        "--uds",
-        uds,
+        *_listening(settings, uds),
         "--served-model-name",
         served_model,
         "--enable-prompt-tokens-details",
@@ -64,8 +88,35 @@ def engine_spec(
         *model_args,
         *([] if devices else ["--enforce-eager"]),
     ]
-    argv = (python, "-m", "vllm.entrypoints.openai.api_server", *_without(ours, settings.engine_args))
-    return EngineSpec(name, served_model, uds, (*argv, *settings.engine_args), _environment(env, devices))
+    options = (*_without(ours, settings.engine_args), *settings.engine_args)
+    environment = _environment(env, devices)
+    if uds is None and settings.upstream_api_key is not None:
+        environment[KEY_VARIABLE] = settings.upstream_api_key.get_secret_value()
+    cache_dir = None
+    if cache_root is not None and CACHE_VARIABLE not in environment:
+        cache_dir = environment[CACHE_VARIABLE] = str(cache_root / cache_key(model, version, options))
+    argv = (python, "-m", "vllm.entrypoints.openai.api_server", *options)
+    return EngineSpec(name, served_model, uds, argv, environment, cache_dir)
+
+
+def cache_key(model: str, version: str, options: Sequence[str]) -> str:
+    """What a compile cache is good for: a model, a version of vLLM, and its options but for where it listens."""
+    facts = json.dumps([model, version, _without(options, _ADDRESS)])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def misplaced(engine_args: Sequence[str]) -> str | None:
+    """What is wrong with the options that an agent's user gives to vLLM, if anything."""
+    for part in engine_args:
+        if part.startswith("--") and (instead := _SETTINGS_INSTEAD.get(_flag(part))) is not None:
+            return f"{_flag(part)} is the agent's to say; use {instead} instead"
+    return None
+
+
+def _listening(settings: Settings, uds: str | None) -> list[str]:
+    if uds is not None:
+        return ["--uds", uds]
+    return ["--host", settings.engine_host, "--port", str(settings.engine_port)]
 
 
 def share_devices(devices: Sequence[str], replicas: int, each: int) -> list[list[str]]:

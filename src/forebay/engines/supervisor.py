@@ -9,10 +9,12 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from forebay.config.settings import Settings
 from forebay.engines.backoff import Backoff
+from forebay.engines.cache import CompileCache
 from forebay.engines.lifecycle import (
     Announce,
     Deadlines,
@@ -35,9 +37,10 @@ from forebay.engines.lifecycle import (
 )
 from forebay.engines.process import EngineProcess
 from forebay.engines.spec import EngineSpec
+from forebay.engines.warmup import warm_up
 from forebay.failures import Failure
 from forebay.upstream.pool import UpstreamPool
-from forebay.upstream.questions import check_health, generate_once
+from forebay.upstream.questions import check_health
 
 log = logging.getLogger("forebay.engine")
 
@@ -78,6 +81,8 @@ class Supervisor:
         self._earlier_oom_events = 0
         self._since = time.time()
         self._why = ""
+        self._cache = CompileCache(Path(spec.cache_dir)) if spec.cache_dir is not None else None
+        self.warmup_s: float | None = None
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.name} {self._lifecycle!r} {self._process!r}>"
@@ -105,11 +110,17 @@ class Supervisor:
         """Processor time that its processes have used."""
         return self._process.cpu_seconds() if self._process else 0.0
 
+    @property
+    def warmup_cache_warm(self) -> bool | None:
+        """Whether its latest start found compiled code; None where the cache is not ours."""
+        return self._cache.warm if self._cache is not None else None
+
     def states(self) -> dict[str, bool]:
         """Each state's name, and whether it is the present one."""
         return {state.value: state is self.state for state in State}
 
     def describe(self) -> dict[str, Any]:
+        cache = self._cache
         return {
             "name": self.name,
             "model": self._spec.served_model,
@@ -118,6 +129,8 @@ class Supervisor:
             "why": self._why,
             "restarts": self.restarts,
             "out_of_memory_events": self.oom_events,
+            "warmup_s": self.warmup_s,
+            "warmup_cache": cache and {"key": cache.key, "state": cache.state, "bytes": cache.bytes},
             "pid": self._process.pid if self._process else None,
         }
 
@@ -141,7 +154,7 @@ class Supervisor:
         self._events.put_nowait((0, False))
 
     def stalled(self, why: str) -> None:
-        """The gateway sees no progress on work that it gave the engine: end it and start another."""
+        """It has work and makes no progress, as the gateway or the agent sees: end it and start another."""
         if self.state is State.READY:
             self._send(self._epoch, Stalled(why))
 
@@ -169,6 +182,7 @@ class Supervisor:
                     self._start(self._warm())
                 case Watch():
                     self._start(self._watch())
+                    self._start(self._keep_cache(), keep=True)
 
     def _announce(self, change: Announce) -> None:
         """A state was left: what watched it is over."""
@@ -206,6 +220,8 @@ class Supervisor:
     async def _spawn(self) -> None:
         """Start the process and tell of its end."""
         spawn = self._lifecycle.spawns
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.opened)
         try:
             process = self._process = await EngineProcess.spawn(self._spec)
         except OSError as failure:
@@ -224,7 +240,7 @@ class Supervisor:
     async def _probe(self) -> None:
         while True:
             try:
-                await check_health(self._upstream, self._settings.health_timeout_s)
+                await check_health(self._upstream, self._settings.health_timeout_s, self._spec.api_key)
             except Failure:
                 await asyncio.sleep(PROBE_EVERY_S)
             else:
@@ -232,15 +248,22 @@ class Supervisor:
                 return
 
     async def _warm(self) -> None:
+        begun = time.monotonic()
         while True:
             try:
-                await generate_once(self._upstream, self._spec.served_model, self._settings.engine_warm_timeout_s)
+                await warm_up(self._upstream, self._spec, self._settings)
             except Failure as failure:
                 log.warning("warm-up failed", extra={"engine": self.name, "why": str(failure)})
                 await asyncio.sleep(PROBE_EVERY_S)
             else:
+                self.warmup_s = round(time.monotonic() - begun, 3)
+                log.info("warmed up", extra={"engine": self.name, "seconds": self.warmup_s})
                 self._send(self._epoch, GenerationSucceeded())
                 return
+
+    async def _keep_cache(self) -> None:
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.completed)
 
     async def _watch(self) -> None:
         """A refused or failing /health, several times in a row, is a stall; a late one only shows that it is busy."""
@@ -248,7 +271,7 @@ class Supervisor:
         while strikes < STRIKES:
             await asyncio.sleep(self._settings.health_interval_s)
             try:
-                await check_health(self._upstream, self._settings.health_timeout_s)
+                await check_health(self._upstream, self._settings.health_timeout_s, self._spec.api_key)
                 strikes = 0
             except Failure as failure:
                 if failure.kind != "timeout":

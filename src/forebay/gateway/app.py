@@ -23,7 +23,7 @@ log = logging.getLogger("forebay.access")
 def make_app(gateway: "Gateway") -> FastAPI:
     """The application over one gateway."""
     app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, openapi_url=None)
-    app.state.gateway = gateway
+    app.state.gateway = app.state.role = gateway
 
     def authenticate(request: Request) -> None:
         key, api_key = request.headers.get("authorization"), request.headers.get("x-api-key")

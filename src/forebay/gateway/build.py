@@ -10,12 +10,13 @@ from email.utils import formatdate
 from functools import partial
 from time import monotonic
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import uvicorn
 
 from forebay import __version__
 from forebay.config.settings import Settings
+from forebay.ending import Ending
 from forebay.gateway.app import make_app
 from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.sending import RelayLimits
@@ -30,6 +31,7 @@ from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.telemetry import catalogue as metric
+from forebay.telemetry.engines import EngineView, watch_engines
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
 from forebay.telemetry.recorder import Recorder
@@ -42,19 +44,6 @@ log = logging.getLogger("forebay.gateway")
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
 EXPOSED_HEADERS = b"x-request-id, retry-after"
-
-
-class EngineView(Protocol):
-    """What the gateway shows of an engine that this process supervises."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def restarts(self) -> int: ...
-    @property
-    def oom_events(self) -> int: ...
-    def describe(self) -> dict[str, Any]: ...
-    def states(self) -> dict[str, bool]: ...
 
 
 class Gateway:
@@ -218,12 +207,7 @@ class Gateway:
         )
         watch_metric(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
-        watch_metric(metric.ENGINE_RESTARTS, lambda: [((e.name,), e.restarts) for e in self.engines])
-        watch_metric(metric.ENGINE_OOM, lambda: [((e.name,), e.oom_events) for e in self.engines])
-        watch_metric(
-            metric.ENGINE_STATE,
-            lambda: [((e.name, state), now) for e in self.engines for state, now in e.states().items()],
-        )
+        watch_engines(self.metrics, self.engines)
 
 
 class GatewayServer(uvicorn.Server):
@@ -251,39 +235,35 @@ class GatewayServer(uvicorn.Server):
         )
         self._gateway = gateway
         self._on_started = on_started
-        self._stop = asyncio.Event()
-        self._force = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = Ending()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        assert self._loop is not None
-        event = self._force if self._stop.is_set() else self._stop
-        self._loop.call_soon_threadsafe(event.set)
+        self._ending.on_signal(sig, frame)
 
     def stop(self) -> None:
         """Begin to end, as a signal does."""
-        self._stop.set()
+        self._ending.begun.set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._ending.enter()
         self._gateway.start(self.server_state.connections)
         await super().serve(sockets)
 
     async def main_loop(self) -> None:
         if self._on_started is not None:
             self._on_started()
-        await self._stop.wait()
+        await self._ending.begun.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         gateway, settings = self._gateway, self._gateway.settings
         gateway.pipeline.draining = True
         log.info("draining", extra={"running": len(gateway.pipeline.running)})
-        await self._unless_forced(asyncio.sleep(settings.drain_delay_s))
+        await self._ending.unless_hurried(asyncio.sleep(settings.drain_delay_s))
         for server in self.servers:
             server.close()
         for sock in sockets or []:
             sock.close()
-        await self._unless_forced(asyncio.wait_for(gateway.drained(), settings.drain_timeout_s))
+        await self._ending.unless_hurried(asyncio.wait_for(gateway.drained(), settings.drain_timeout_s))
         if gateway.pipeline.running:
             log.warning("drain time is over", extra={"cut_off": len(gateway.pipeline.running)})
             gateway.pipeline.cut_off(monotonic())
@@ -292,28 +272,6 @@ class GatewayServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await gateway.stop()
-
-    async def _unless_forced(self, waiting: Any) -> None:
-        """Wait, but no longer than until a second signal."""
-        task, forced = asyncio.ensure_future(waiting), asyncio.ensure_future(self._force.wait())
-        await asyncio.wait((task, forced), return_when=asyncio.FIRST_COMPLETED)
-        for one in (task, forced):
-            one.cancel()
-        await asyncio.gather(task, forced, return_exceptions=True)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    sock = socket.socket(family, kind)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind(address)
-        sock.listen(4096)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def remote_replicas(settings: Settings) -> list[Replica]:

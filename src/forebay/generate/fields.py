@@ -1,5 +1,6 @@
 """What the settings' fields say of themselves, as text."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -38,6 +39,8 @@ def default_of(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return json.dumps(value)
     return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

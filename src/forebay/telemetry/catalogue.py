@@ -102,6 +102,18 @@ ENGINE_RESTARTS = Metric("forebay_engine_restarts_total", "counter", "Times the 
 ENGINE_OOM = Metric(
     "forebay_engine_out_of_memory_total", "counter", "Out-of-memory events seen in the engine.", ("engine",)
 )
+WARMUP = Metric(
+    "forebay_engine_warmup_seconds",
+    "gauge",
+    "Time that the engine's latest warm-up took, once it is over.",
+    ("engine",),
+)
+WARMUP_CACHE_WARM = Metric(
+    "forebay_engine_warmup_cache_warm",
+    "gauge",
+    "1 if the engine's latest start found a compile cache that an earlier one had completed.",
+    ("engine",),
+)
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )

@@ -1,13 +1,24 @@
-"""What we ask an engine about itself: its /health, a real generation, how many steps it has taken."""
+"""What we ask an engine about itself: its /health, a real generation, its work and its steps."""
 
 import json
+from dataclasses import dataclass
 
 from forebay.failures import Failure
 from forebay.upstream.fetch import fetch
 from forebay.upstream.pool import UpstreamPool
 
 STEP_COUNTER = b"vllm:iteration_tokens_total_count"
+RUNNING = b"vllm:num_requests_running"
+WAITING = b"vllm:num_requests_waiting"
 WARM_PROMPT = "The"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine says of its work: requests running or waiting, and how many steps it has taken."""
+
+    requests: float
+    steps: float
 
 
 async def check_health(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> None:
@@ -22,8 +33,7 @@ async def generate_once(pool: UpstreamPool, model: str, timeout_s: float, key: s
 
     Raises `Failure`.
     """
-    body = {"model": model, "prompt": WARM_PROMPT, "max_tokens": 1}
-    status, told = await fetch(pool, _request(pool, "POST /v1/completions", key, body), timeout_s)
+    status, told = await generate(pool, model, WARM_PROMPT, 1, timeout_s, key)
     if status in (400, 404, 501):
         body = {"model": model, "input": WARM_PROMPT}
         status, told = await fetch(pool, _request(pool, "POST /v1/embeddings", key, body), timeout_s)
@@ -31,16 +41,41 @@ async def generate_once(pool: UpstreamPool, model: str, timeout_s: float, key: s
         raise Failure("invalid", f"a generation was answered {status}: {told[:200]!r}")
 
 
+async def generate(
+    pool: UpstreamPool, model: str, prompt: str, tokens: int, timeout_s: float, key: str | None
+) -> tuple[int, bytes]:
+    """Ask for a completion; return status and body. Raises `Failure` where no answer came."""
+    body = {"model": model, "prompt": prompt, "max_tokens": tokens}
+    return await fetch(pool, _request(pool, "POST /v1/completions", key, body), timeout_s)
+
+
 async def count_steps(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> float:
     """The engine's step counter, over all its cores. Raises `Failure` where it cannot be read."""
+    return _sum_of(STEP_COUNTER, await _read_metrics(pool, timeout_s, key))
+
+
+async def read_load(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> Load:
+    """The engine's work, over all its cores. Raises `Failure` where it cannot be read."""
+    body = await _read_metrics(pool, timeout_s, key)
+    return Load(_sum_of(RUNNING, body) + _sum_of(WAITING, body), _sum_of(STEP_COUNTER, body))
+
+
+async def _read_metrics(pool: UpstreamPool, timeout_s: float, key: str | None) -> bytes:
     status, body = await fetch(pool, _request(pool, "GET /metrics", key), timeout_s)
-    lines = [line for line in body.splitlines() if line.startswith(STEP_COUNTER)]
-    if status != 200 or not lines:
-        raise Failure("invalid", "no step counter in /metrics")
+    if status != 200:
+        raise Failure("invalid", f"/metrics answered {status}")
+    return body
+
+
+def _sum_of(name: bytes, body: bytes) -> float:
+    """A metric over all its labels."""
+    lines = [line for line in body.splitlines() if line.startswith((name + b"{", name + b" "))]
+    if not lines:
+        raise Failure("invalid", f"no {name.decode()} in /metrics")
     try:
         return sum(float(line.rsplit(b" ", 1)[1]) for line in lines)
     except ValueError:
-        raise Failure("invalid", "the step counter in /metrics is no number") from None
+        raise Failure("invalid", f"{name.decode()} in /metrics is no number") from None
 
 
 def _request(pool: UpstreamPool, line: str, key: str | None, body: object = None) -> bytes:

@@ -62,6 +62,18 @@ def test_listening_beyond_loopback_needs_a_key_or_a_word() -> None:
     load_settings({"host": "0.0.0.0", "allow_anonymous": True}, {})
 
 
+def test_an_engine_beyond_loopback_needs_a_key_or_a_word() -> None:
+    with pytest.raises(SettingsError, match="set FOREBAY_UPSTREAM_API_KEY"):
+        load_settings({"engine_host": "0.0.0.0"}, {})
+    load_settings({"engine_host": "0.0.0.0"}, {"FOREBAY_UPSTREAM_API_KEY": "sk-a"})
+    load_settings({"engine_host": "0.0.0.0", "allow_anonymous": True}, {})
+
+
+def test_a_prompt_may_hold_a_comma() -> None:
+    settings, _ = load_settings({}, {"FOREBAY_WARMUP_PROMPTS": "One, two\nthree\n"})
+    assert settings.warmup_prompts == ("One, two", "three")
+
+
 def test_no_secret_shows_in_settings_or_errors() -> None:
     settings, _ = load_settings({}, {"API_KEYS": "sk-canary", "FOREBAY_UPSTREAM_API_KEY": "sk-canary"})
     assert "canary" not in repr(settings) + str(settings.model_dump())

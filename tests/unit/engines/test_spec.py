@@ -1,11 +1,12 @@
 """The command line and environment that an engine is started with."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from forebay.config.sources import load_settings
-from forebay.engines.spec import EngineSpec, NotEnoughDevices, engine_spec, share_devices
+from forebay.engines.spec import EngineSpec, NotEnoughDevices, engine_spec, misplaced, share_devices
 
 
 def a_spec(*theirs: str, gpus: tuple[str, ...] = (), env: dict[str, str] | None = None, **flags: Any) -> EngineSpec:
@@ -49,6 +50,39 @@ def test_the_engine_gets_its_own_secrets_and_none_of_ours() -> None:
     assert spec.env["HF_TOKEN"] == "hf-1"
     assert "canary" not in str(spec.env)
     assert "hf-1" not in repr(spec)
+
+
+def test_an_agents_engine_listens_where_the_settings_say_and_asks_for_their_key() -> None:
+    settings, _ = load_settings({"engine_host": "0.0.0.0"}, env={"VLLM_API_KEY": "sk-canary"})
+    spec = engine_spec(settings, model="m", served_model="m", python="py", uds=None, devices=(), env={})
+    assert (value_of(spec, "--host"), value_of(spec, "--port")) == ("0.0.0.0", "8000")
+    assert "--uds" not in spec.argv
+    assert spec.api_key == spec.env["VLLM_API_KEY"] == "sk-canary"
+    assert "canary" not in repr(spec) + str(spec.argv)
+    assert a_spec().api_key is None
+
+
+def test_compiled_code_is_kept_for_model_version_and_options_and_wherever_it_listens() -> None:
+    def key(*theirs: str, version: str = "1", uds: str | None = "/run/e.sock", env: Any = None, **flags: Any) -> Any:
+        settings, _ = load_settings({"engine_args": theirs, **flags}, env={})
+        spec = engine_spec(
+            settings, model="m", served_model="m", python="py", uds=uds, devices=(), env=env or {},
+            version=version, cache_root=Path("/c"),
+        )  # fmt: skip
+        assert spec.cache_dir is None or spec.env["VLLM_CACHE_ROOT"] == spec.cache_dir
+        return spec.cache_dir
+
+    assert key().startswith("/c/")
+    assert key() == key(uds="/elsewhere") == key(uds=None) == key(uds=None, engine_port=9)
+    assert len({key(), key(version="2"), key("--seed", "1"), key(dtype="float32")}) == 4
+    assert key(env={"VLLM_CACHE_ROOT": "/own"}) is None
+    assert a_spec().cache_dir is None
+
+
+def test_what_the_agent_must_say_itself_is_refused_however_it_is_written() -> None:
+    assert "--engine-port" in (misplaced(["--max-num-seqs", "1", "--port=1"]) or "")
+    assert "FOREBAY_UPSTREAM_API_KEY" in (misplaced(["--api_key", "x"]) or "")
+    assert misplaced(["--hostile", "--max-num-seqs", "--"]) is None
 
 
 def test_gpus_are_shared_out_and_too_few_are_refused() -> None:

@@ -1,0 +1,35 @@
+"""What every command does before it runs: the port bound, logging started; a line each where that cannot be done."""
+
+import contextlib
+import resource
+import socket
+
+from forebay.cli.options import fail
+from forebay.config.settings import Settings
+from forebay.listening import listen
+from forebay.telemetry.logging import LogWriter, start_logging
+
+
+def prepare(settings: Settings, host: str, port: int, flag: str = "--port") -> tuple[socket.socket, LogWriter]:
+    """Bind the port and start logging; each ends the process with one line where it cannot be done."""
+    raise_file_limit()
+    sock = bind(host, port, flag)
+    try:
+        return sock, start_logging(settings)
+    except OSError as failure:
+        fail(f"log_file: cannot open {settings.log_file}: {failure.strerror}")
+
+
+def bind(host: str, port: int, flag: str) -> socket.socket:
+    """A listening socket; ends the process where there can be none."""
+    try:
+        return listen(host, port)
+    except OSError as failure:
+        fail(f"cannot listen on {host}:{port}: {failure.strerror or failure}; choose another {flag}")
+
+
+def raise_file_limit() -> None:
+    """Connections are file descriptors; take as many as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
