@@ -18,7 +18,6 @@ from forebay.gateway.sending import Sending
 from forebay.policy.retry import RETRIED_STATUSES
 from forebay.policy.verdict import Outcome
 from forebay.refusals import BadGateway, EngineUnavailable, Refusal
-from forebay.wire.resume import Transcript
 from forebay.wire.sse import (
     EventSplitter,
     EventTooLarge,
@@ -27,6 +26,7 @@ from forebay.wire.sse import (
     has_line_starting,
     is_only_comments,
 )
+from forebay.wire.transcript import Transcript
 from forebay.wire.usage import Answer, is_aborted, read_answer, read_event, usage_of
 
 _ERROR_STARTS = (b'data: {"error"', b"event: error", b'data: {"object":"error"')

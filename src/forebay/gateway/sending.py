@@ -26,7 +26,8 @@ from forebay.refusals import EngineUnavailable, Overloaded, Refusal
 from forebay.replicas.replica import Replica
 from forebay.upstream.connection import Connection
 from forebay.wire import resume
-from forebay.wire.resume import Continuation, Transcript
+from forebay.wire.resume import Continuation
+from forebay.wire.transcript import Transcript
 
 if TYPE_CHECKING:
     from forebay.gateway.pipeline import Pipeline

@@ -1,7 +1,6 @@
 """How to go on with an answer that another replica began. Pure.
 
-A `Transcript` keeps what a stream has delivered: references to its blocks, read only when a few of them have piled up
-or when the stream breaks. `plan` makes of it what is to be asked next, a `Continuation`:
+Of the `Transcript` of a stream that broke, `plan` makes what is to be done next:
 
     by ids   The engine told the token ids (`return_token_ids`), so another one is given prompt and answer as ids, over
              /v1/completions. In float32 that continues greedy text exactly (measured on vLLM 0.32: 18 of 18 cases).
@@ -9,25 +8,22 @@ or when the stream breaks. `plan` makes of it what is to be asked next, a `Conti
              the text so far, as `continue_final_message` has it (17 of 18; text may be cut into other tokens).
     closing  The answer was whole already, and only its last events are missing.
 
-Tokens whose text has not come out yet (half a character) are left to the next engine to generate again. What it then
-sends is told to the caller in the first one's words: the same id, no second role, usage over the whole.
+What the next engine sends is told to the caller in the first one's words (`Continuation`): the same id, no second role,
+usage over the whole.
 """
 
-import re
-from array import array
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from forebay.wire.sse import data_of, events_in
+from forebay.wire.sse import events_in
+from forebay.wire.transcript import Choice, Chunk, Delta, Transcript
 
-READ_AFTER_BYTES = 16 * 1024
 MOST_BYTES_WITH_IDS = 128 * 1024  # of a body: the ids of a longer prompt would make the first event too large
 CHAT_PATH, COMPLETIONS_PATH = b"/v1/chat/completions", b"/v1/completions"
 DONE = b"data: [DONE]\n\n"
 
-_IDS = re.compile(rb'token_ids":\[[\d,]*\]')  # a quote inside a JSON string is escaped, so this is never model's text
 _DEFAULT_COMPLETION_TOKENS = 16
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "logit_bias", "user"),
@@ -37,147 +33,7 @@ _SAMPLING = (
 )
 
 
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[Any] | None = None
-    function_call: Any = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    stop_reason: str | int | UnsetType | None = UNSET
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-
-    @property
-    def words(self) -> str:
-        """The text it brings."""
-        return (self.delta.content if self.delta is not None else self.text) or ""
-
-
-class _Chunk(msgspec.Struct):
-    id: str = ""
-    created: int = 0
-    model: str = ""
-    system_fingerprint: str | None = None
-    choices: list[_Choice] = []
-    usage: dict[str, Any] | None = None
-    prompt_token_ids: list[int] | None = None
-    object: str = ""
-    error: Any = None
-
-
-_chunk_decoder = msgspec.json.Decoder(_Chunk)
 _body_decoder = msgspec.json.Decoder(dict[str, Any])
-
-
-class Transcript:
-    """What one stream has delivered. `whole_text` is the answer so far, `tokens` how many its text took."""
-
-    __slots__ = (
-        "_blocks",
-        "_ids",
-        "_size",
-        "_text",
-        "chat",
-        "finish_reason",
-        "frame",
-        "loose",
-        "over",
-        "plain",
-        "prompt_ids",
-        "reasoned",
-        "reasoning",
-        "tokens",
-    )
-
-    def __init__(self, *, chat: bool) -> None:
-        self.chat = chat
-        self.frame: _Chunk | None = None  # the first event, for what all events repeat
-        self.prompt_ids: array[int] | None = None
-        self.finish_reason: str | None = None
-        self.over = False  # what came after an abort or an error was not delivered
-        self.plain = True  # nothing but the text of one answer, all of it understood
-        self.reasoning = self.reasoned = False  # a parser cuts reasoning out of the text: just now, ever
-        self.tokens = 0
-        self.loose: list[int] = []
-        self._ids: array[int] = array("q")
-        self._text: list[str] = []
-        self._blocks: list[bytes] = []
-        self._size = 0
-
-    def take(self, block: bytes) -> bytes:
-        """Keep a block of whole events; return it as the caller shall have it, without the token ids."""
-        self._blocks.append(block)
-        self._size += len(block)
-        if self._size > READ_AFTER_BYTES:
-            self.read()
-        return _IDS.sub(b'token_ids":null', block) if b'token_ids":[' in block else block
-
-    def read(self) -> None:
-        """Read the blocks kept so far, and let them go."""
-        block, self._blocks, self._size = b"".join(self._blocks), [], 0
-        for event in events_in(block):
-            self.read_event(event)
-
-    def read_event(self, event: bytes) -> _Chunk | None:
-        """Take one event in; None where it brings nothing of an answer: `[DONE]`, a comment, an error."""
-        if self.over:
-            return None
-        data = data_of(event)
-        try:
-            chunk = _chunk_decoder.decode(data)
-        except (msgspec.DecodeError, RecursionError):
-            if data.startswith(b"{"):  # it may have brought text
-                self.plain = False
-            return None
-        if chunk.error is not None or chunk.object == "error":
-            self.over = True
-            return None
-        self._add(chunk)
-        return chunk
-
-    def _add(self, chunk: _Chunk) -> None:
-        if self.frame is None:
-            self.frame = chunk
-        prompt_ids = chunk.prompt_token_ids
-        for choice in chunk.choices:
-            if choice.finish_reason == "abort":
-                self.over = True
-                return
-            prompt_ids = prompt_ids or choice.prompt_token_ids
-            self._add_choice(choice)
-        if prompt_ids and self.prompt_ids is None:
-            self.prompt_ids = array("q", prompt_ids)
-
-    def _add_choice(self, choice: _Choice) -> None:
-        delta = choice.delta
-        if choice.index or (delta is not None and (delta.tool_calls or delta.function_call)):
-            self.plain = False
-        if delta is not None and (delta.reasoning or delta.reasoning_content):
-            self.reasoning = self.reasoned = True
-        self.loose += choice.token_ids or ()
-        self.finish_reason = choice.finish_reason or self.finish_reason
-        if choice.words or choice.finish_reason:
-            self.reasoning = False
-            self._text.append(choice.words)
-            self._ids.extend(self.loose)
-            self.tokens += len(self.loose) if choice.token_ids is not None else bool(choice.words)
-            self.loose = []
-
-    @property
-    def ids(self) -> "array[int]":
-        """The tokens of the text so far; empty where the engine does not tell them."""
-        return self._ids
-
-    @property
-    def whole_text(self) -> str:
-        return "".join(self._text)
 
 
 class Continuation:
@@ -199,7 +55,7 @@ class Continuation:
             told.append(event if chunk is None else self._retold(chunk))
         return b"".join(told)
 
-    def _retold(self, chunk: _Chunk) -> bytes:
+    def _retold(self, chunk: Chunk) -> bytes:
         transcript = self._transcript
         choices = [_retold_choice(choice, chat=transcript.chat) for choice in chunk.choices if _tells(choice)]
         usage = self._whole_usage(chunk.usage) if chunk.usage is not None else None
@@ -297,7 +153,7 @@ def _is_text_only(messages: Any) -> bool:
 def _closing(transcript: Transcript, finish_reason: str | None = None) -> bytes:
     last = b""
     if finish_reason is not None:
-        choice = _Choice(delta=_Delta(), text="", finish_reason=finish_reason)
+        choice = Choice(delta=Delta(), text="", finish_reason=finish_reason)
         last = _event(transcript, [_retold_choice(choice, chat=transcript.chat)], None, None)
     prompt = len(transcript.prompt_ids or ())
     usage = _event(transcript, [], _counts(prompt, transcript.tokens), None) if prompt else b""
@@ -308,12 +164,12 @@ def _counts(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 
 
-def _tells(choice: _Choice) -> bool:
+def _tells(choice: Choice) -> bool:
     """Whether an event says anything to the caller: not the second role, nor half a character."""
     return bool(choice.words) or choice.finish_reason is not None
 
 
-def _retold_choice(choice: _Choice, *, chat: bool) -> dict[str, Any]:
+def _retold_choice(choice: Choice, *, chat: bool) -> dict[str, Any]:
     words = {"delta": {"content": choice.words}} if chat else {"text": choice.words}
     told = {"index": 0, **words, "logprobs": None, "finish_reason": choice.finish_reason}
     if choice.stop_reason is not UNSET:
