@@ -3,7 +3,7 @@
 import contextlib
 import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import typer
 import uvloop
@@ -11,19 +11,17 @@ import uvloop
 from forebay.cli.options import fail
 from forebay.config.settings import Settings
 from forebay.gateway.build import Gateway, GatewayServer, listen
-from forebay.replicas.replica import Replica
+from forebay.replicas.discovery.source import Source
 from forebay.telemetry.logging import LogWriter, start_logging
 
 
-def run_gateway(settings: Settings, replicas: Iterable[Replica]) -> None:
+def run_gateway(settings: Settings, sources: Sequence[Source]) -> None:
     """Serve over replicas that run elsewhere, until a signal."""
     sock, writer = prepare(settings)
     announce_address(settings, sock)
 
     async def run() -> None:
-        gateway = Gateway(settings, writer, replicas)
-        server = GatewayServer(gateway, on_started=gateway.watch_replicas)
-        await server.serve([sock])
+        await GatewayServer(Gateway(settings, writer, sources=sources)).serve([sock])
 
     try:
         uvloop.run(run())

@@ -101,7 +101,10 @@ class Settings(BaseModel):
     # Engines elsewhere
     upstream: tuple[str, ...] = setting(
         (),
-        "Base URL of a running engine, http://, https:// or unix:///path; repeat for several.",
+        "Where running engines are; repeat for several. One engine: http://host:port, https://host:port or "
+        "unix:///path. All addresses of a name, asked for again and again: dns://host:port or dns+https://host:port. "
+        "The ready pods of a Service, by the pods' own port, number or name: kubernetes://namespace/service:port or "
+        "kubernetes+https://namespace/service:port.",
         group="upstream",
         roles=GATEWAY,
         aliases=("UPSTREAMS",),
@@ -114,6 +117,9 @@ class Settings(BaseModel):
         "PEM bundle that signs the engines' certificates; the system's by default.",
         group="upstream",
         roles=GATEWAY,
+    )
+    discovery_interval_s: Seconds = setting(
+        5.0, "Time between two look-ups of a dns:// name, seconds.", group="upstream", roles=GATEWAY
     )
     connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream")
     first_byte_timeout_s: Seconds = setting(

@@ -1,4 +1,7 @@
-"""All replicas, and which of them serve a model."""
+"""All replicas, and which of them serve a model.
+
+Those that leave stay until they have finished what they have; routing passes them by.
+"""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -29,7 +32,15 @@ class ReplicaPool:
 
     @property
     def ready(self) -> bool:
-        return any(replica.ready for replica in self.replicas)
+        return any(replica.ready and not replica.draining for replica in self.replicas)
+
+    def add(self, replica: Replica) -> None:
+        self.replicas.append(replica)
+        self.refresh()
+
+    def remove(self, replica: Replica) -> None:
+        self.replicas.remove(replica)
+        self.refresh()
 
     def refresh(self) -> None:
         """Take in that a replica's models have changed."""

@@ -17,7 +17,7 @@ STALL_S = 60.0
 @dataclass(eq=False, slots=True)
 class Replica:
     """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object); `suspect`
-    says that it stalled and has not generated since."""
+    says that it stalled and has not generated since; `draining`, that it is leaving and gets no new requests."""
 
     name: str
     upstream: UpstreamPool
@@ -30,6 +30,7 @@ class Replica:
     breaker: Breaker = field(default_factory=Breaker)
     progress: Progress = field(default_factory=lambda: Progress(STALL_S))
     suspect: bool = False
+    stalls: int = 0
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
     def acquire(self, now: float) -> Lease:

@@ -1,0 +1,23 @@
+"""Engines at addresses that the settings name: the set is known at once and never changes.
+
+A host name among them is one replica, resolved for each connection; `dns.py` makes one of each of its addresses.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from forebay.replicas.discovery.source import Endpoint, Endpoints, Outage
+from forebay.upstream.pool import Address
+
+
+class StaticSource:
+    """All static URLs. Raises ValueError for a bad one."""
+
+    name = "static"
+
+    def __init__(self, urls: Iterable[str], ca_file: Path | None = None) -> None:
+        self.outage = Outage(self.name)
+        self._endpoints = frozenset(Endpoint.at(Address.parse(url, ca_file)) for url in urls)
+
+    async def observe(self) -> AsyncIterator[Endpoints]:
+        yield self._endpoints
