@@ -45,7 +45,7 @@ class KubernetesSource:
         self.outage = Outage(url)
         self._service = service = Service.parse(url)
         tls = ssl.create_default_context(cafile=ca_file) if service.secure else None
-        self._address = Address("", tls=tls, server_name=f"{service.name}.{service.namespace}.svc")
+        self._address = Address("", tls=tls, server_name=service.host)
         self._api = api_address(account, env)
         self._account = account
         self._watch_s = watch_s
@@ -86,7 +86,6 @@ class KubernetesSource:
         listed = decode(SliceList, body)
         self._slices = {one.metadata.name: one for one in listed.items or ()}
         self._version = listed.metadata.resource_version
-        self.outage.over()
         return self._endpoints()
 
     async def _watch(self, pool: UpstreamPool) -> AsyncGenerator[Endpoints, None]:
@@ -99,7 +98,7 @@ class KubernetesSource:
                     self._apply(decode(Event, line))
                     self._pause_s = 0.0
                     yield self._endpoints()
-                self.outage.over()
+                self.outage.over()  # only here: to list but not to watch would be half the job
         self._pause_s = 0.0
 
     def _apply(self, event: Event) -> None:
@@ -136,9 +135,7 @@ class KubernetesSource:
             token = (self._account / "token").read_text().strip()
         except OSError as error:
             raise Failure("connect", f"the service account's token cannot be read: {error.strerror}") from None
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{self._service.namespace}/endpointslices"
-        selector = f"labelSelector=kubernetes.io%2Fservice-name%3D{self._service.name}"
-        head = f"GET {path}?{selector}{query} HTTP/1.1\r\nhost: {self._api.authority}\r\n"
+        head = f"GET {self._service.path}{query} HTTP/1.1\r\nhost: {self._api.authority}\r\n"
         return f"{head}accept: application/json\r\nauthorization: Bearer {token}\r\n\r\n".encode()
 
 

@@ -40,6 +40,17 @@ class Service:
             )
         return cls(match[2], match[3], port, match[1] is not None)
 
+    @property
+    def path(self) -> str:
+        """Where the API has the Service's slices."""
+        selector = f"labelSelector=kubernetes.io%2Fservice-name%3D{self.name}"
+        return f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices?{selector}"
+
+    @property
+    def host(self) -> str:
+        """The name that its pods' certificates must bear."""
+        return f"{self.name}.{self.namespace}.svc"
+
 
 class Metadata(msgspec.Struct, rename="camel"):
     name: str = ""
@@ -104,15 +115,15 @@ def decode(kind: type[T], data: bytes | msgspec.Raw) -> T:
 
 def addresses(slices: Iterable[Slice], port: int | str) -> set[tuple[str, int]]:
     """Host and port of every endpoint that may be asked, one for each pod."""
-    found: dict[str, tuple[str, int]] = {}
+    found: dict[object, tuple[str, int]] = {}
     for one in sorted(slices, key=lambda one: (one.address_type, one.metadata.name)):
         number = port if isinstance(port, int) else _port_named(one, port)
         if number is None or one.address_type not in ("IPv4", "IPv6"):
             continue
         for endpoint in filter(_may_be_asked, one.endpoints or ()):
-            host = endpoint.addresses[0]  # those of one endpoint are interchangeable
+            address = (endpoint.addresses[0], number)  # those of one endpoint are interchangeable
             pod = endpoint.target_ref.uid if endpoint.target_ref is not None else ""
-            found.setdefault(pod or host, (host, number))
+            found.setdefault(pod or address, address)
     return set(found.values())
 
 
