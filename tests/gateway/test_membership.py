@@ -33,6 +33,12 @@ async def until(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.002)
 
 
+async def some_time(engine: FakeEngine) -> None:
+    """Several sweeps and checks, as an engine in rotation sees them."""
+    checked = len(engine.calls("/health"))
+    await engine.wait_for(lambda e: len(e.calls("/health")) >= checked + 4)
+
+
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[FakeKubernetes]:
     async with FakeKubernetes(tmp_path) as api:
@@ -128,6 +134,7 @@ async def test_a_leaving_replica_finishes_its_streams_gets_no_new_request_and_is
                 old.url: (True, 2),
                 new.url: (False, 0),
             }
+            await some_time(new)
             assert running.figures()[f'forebay_replica_in_flight{{replica="{old.url}"}}'] == 2
             gate.set()
             assert token_numbers(text_of((await stream).events)) == list(range(6))
@@ -137,8 +144,7 @@ async def test_a_leaving_replica_finishes_its_streams_gets_no_new_request_and_is
             assert old.url not in str(running.figures())
             assert old.url not in (await fetch(running.url, "GET", "/healthz")).body.decode()
             health = len(old.calls("/health"))
-            checked = len(new.calls("/health"))
-            await new.wait_for(lambda e: len(e.calls("/health")) >= checked + 3)
+            await some_time(new)
             assert len(old.calls("/health")) == health, "nobody watches it"
         told = [line["message"] for line in running.log_lines() if line.get("replica") == old.url]
         changes = [message for message in told if message.startswith("replica")]
@@ -170,6 +176,26 @@ async def test_a_replica_that_comes_back_while_it_drains_is_taken_back(
             gate.set()
             assert token_numbers(text_of((await stream).events)) == list(range(4))
             assert list(running.gateway.replicas) == [replica]
+
+
+async def test_what_follows_a_response_that_a_leaving_replica_holds_is_refused(
+    api: FakeKubernetes, start_gateway: StartGateway
+) -> None:
+    gate = asyncio.Event()
+    async with FakeEngine() as engine:
+        pods(api, engine)
+        async with start_gateway(sources=[source_of(api)]) as running:
+            made = await fetch(running.url, "POST", "/v1/responses", {"model": "fake-model", "input": "x"}, **AUTH)
+            engine.script(Behaviour(faults=[Fault("head", gate)]))
+            last = asyncio.create_task(chat(running.url))
+            await engine.wait_for(lambda e: e.running == 1)
+            pods(api)
+            await until(lambda: not rotation(running))
+            next_body = {"model": "fake-model", "input": "y", "previous_response_id": made.json()["id"]}
+            answer = await fetch(running.url, "POST", "/v1/responses", next_body, **AUTH)
+            assert (answer.status, error_of(answer)["code"]) == (503, "engine_unavailable")
+            gate.set()
+            assert (await last).status == 200
 
 
 async def test_a_replica_that_returns_after_it_was_gone_is_a_new_one(
