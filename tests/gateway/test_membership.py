@@ -296,7 +296,8 @@ async def test_over_tls_the_certificate_must_be_the_names_and_not_the_addresss(
 
     async with FakeEngine(tls=context) as engine:
         right = DnsSource(f"dns+https://engines.prod.svc:{engine.port}", tmp_path / "ca.pem", resolve=resolve)
-        async with start_gateway(sources=[right]) as running:
+        async with start_gateway(sources=[right], ready=False) as running:
+            await until(lambda: rotation(running))
             assert (await chat(running.url)).status == 200
             assert engine.calls(CHAT)[0].headers["host"] == f"engines.prod.svc:{engine.port}"
         wrong = DnsSource(f"dns+https://others.prod.svc:{engine.port}", tmp_path / "ca.pem", resolve=resolve)
