@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from prometheus_client.exposition import generate_latest
 
 from forebay.config.settings import Settings
 from forebay.config.sources import load_settings
-from forebay.gateway.build import Gateway, GatewayServer, remote_replicas
+from forebay.gateway.build import Gateway, GatewayServer, discovery_sources
 from forebay.listening import listen
+from forebay.replicas.discovery.source import Source
 from forebay.telemetry.logging import LineHandler, LogWriter
 
 KEY = "sk-test"
@@ -62,14 +63,18 @@ def start_gateway(tmp_path: Path) -> StartGateway:
     """`async with start_gateway(engine.url, …) as running:` with settings by name; the key is `sk-test`.
 
     Requests are shared out among engines unless a test asks for `prefix`: most tests send the same one again and again.
+    `sources` are there instead of those that the settings make of the URLs.
     """
 
     @asynccontextmanager
-    async def start(*upstreams: str, ready: bool = True, **flags: Any) -> AsyncIterator[Running]:
+    async def start(
+        *upstreams: str, ready: bool = True, sources: Sequence[Source] | None = None, **flags: Any
+    ) -> AsyncIterator[Running]:
         usual = {"api_keys": (KEY,), "port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0}
         flags = {**usual, "routing": "least_outstanding", **flags}
         settings, _ = load_settings({"upstream": upstreams, **flags}, env={})
-        async with _serve(settings, tmp_path / "gateway.log") as running:
+        sources = sources if sources is not None else discovery_sources(settings)
+        async with _serve(settings, sources, tmp_path / "gateway.log") as running:
             while ready and not running.gateway.replicas.ready:
                 await asyncio.sleep(0.005)
             yield running
@@ -78,15 +83,15 @@ def start_gateway(tmp_path: Path) -> StartGateway:
 
 
 @asynccontextmanager
-async def _serve(settings: Settings, log_file: Path) -> AsyncIterator[Running]:
+async def _serve(settings: Settings, sources: Sequence[Source], log_file: Path) -> AsyncIterator[Running]:
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     writer = LogWriter(descriptor, text=False)
     writer.start()
     logging.getLogger("forebay").handlers = [LineHandler(writer)]
     logging.getLogger("forebay").setLevel("INFO")
     sock = listen(settings.host, settings.port)
-    gateway = Gateway(settings, writer, remote_replicas(settings))
-    server = GatewayServer(gateway, on_started=gateway.watch_replicas)
+    gateway = Gateway(settings, writer, sources=sources)
+    server = GatewayServer(gateway)
     serving = asyncio.create_task(server.serve([sock]))
     running = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway, server, log_file, writer, serving)
     try:

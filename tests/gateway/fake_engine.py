@@ -158,6 +158,8 @@ class FakeEngine:
         token_delay_s: float = 0.0,
         force_usage: bool = False,
         tagged: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 0,
         uds: str | None = None,
         tls: ssl.SSLContext | None = None,
         send_buffer_bytes: int | None = None,
@@ -168,8 +170,9 @@ class FakeEngine:
         self.token_delay_s = token_delay_s
         self.force_usage = force_usage  # vLLM's --enable-force-include-usage: on every event, as there
         self.tagged = tagged
+        self.host = host
         self.uds = uds
-        self.port = 0
+        self.port = port
         self.on_connect: Literal["serve", "close", "reset", "ignore"] = "serve"
         self.default: Behaviour | Callable[[Record], Behaviour] = Behaviour()
         self.requests: list[Record] = []
@@ -196,7 +199,7 @@ class FakeEngine:
     def url(self) -> str:
         if self.uds:
             return f"unix://{self.uds}"
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     async def __aenter__(self) -> "FakeEngine":
         await self.start()
@@ -211,7 +214,7 @@ class FakeEngine:
         if self.uds:
             self._server = await loop.create_unix_server(lambda: _Connection(self), self.uds, ssl=self._tls)
             return
-        listening = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        listening = socket.create_server((self.host, self.port), backlog=1024)
         if self._send_buffer_bytes:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer_bytes)
         self._server = await loop.create_server(lambda: _Connection(self), sock=listening, ssl=self._tls)

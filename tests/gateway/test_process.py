@@ -112,6 +112,8 @@ async def test_a_second_sigterm_ends_it_at_once() -> None:
     [
         (["gateway"], {}, "upstream: name at least one engine"),
         (["gateway", "--upstream", "ftp://x"], {}, "upstream: 'ftp://x' is not http://host:port"),
+        (["gateway", "--upstream", "kubernetes://x:80"], {}, "upstream: 'kubernetes://x:80' is not kubernetes://name"),
+        (["gateway", "--upstream", "kubernetes://x/y:80"], {}, "upstream: kubernetes:// works in a pod only"),
         (["gateway", "--upstream", "http://x", "--host", "0.0.0.0"], {}, "without a key would let anybody in"),
         (["gateway", "--upstream", "http://x", "--port", "99999"], {}, "port: Input should be less than"),
         (["serve"], {}, "model: name one"),

@@ -3,7 +3,7 @@
 from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
 from forebay.cli.run import run_gateway
 from forebay.config.settings import Settings
-from forebay.gateway.build import remote_replicas
+from forebay.gateway.build import discovery_sources
 
 
 @with_settings_options("gateway")
@@ -11,11 +11,13 @@ def gateway(settings: Settings) -> None:
     """Serve the models of running vLLM engines:
 
     forebay gateway --upstream http://127.0.0.1:8001 --upstream http://127.0.0.1:8002 --port 8000
+
+    forebay gateway --upstream kubernetes://default/vllm:8000
     """
     if not settings.upstream:
         fail("upstream: name at least one engine, as --upstream http://host:port", EXIT_USAGE)
     try:
-        replicas = remote_replicas(settings)
+        sources = discovery_sources(settings)
     except (ValueError, OSError) as wrong:
         fail(f"upstream: {wrong}", EXIT_USAGE)
-    run_gateway(settings, replicas)
+    run_gateway(settings, sources)

@@ -1,7 +1,7 @@
 """Running a gateway in this process until it is told to stop."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import typer
 import uvloop
@@ -10,18 +10,16 @@ from forebay.cli.prepare import prepare
 from forebay.config.settings import Settings
 from forebay.gateway.build import Gateway, GatewayServer
 from forebay.listening import url_of
-from forebay.replicas.replica import Replica
+from forebay.replicas.discovery.source import Source
 
 
-def run_gateway(settings: Settings, replicas: Iterable[Replica]) -> None:
+def run_gateway(settings: Settings, sources: Sequence[Source]) -> None:
     """Serve over replicas that run elsewhere, until a signal."""
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
 
     async def run() -> None:
-        gateway = Gateway(settings, writer, replicas)
-        server = GatewayServer(gateway, on_started=gateway.watch_replicas)
-        await server.serve([sock])
+        await GatewayServer(Gateway(settings, writer, sources=sources)).serve([sock])
 
     try:
         uvloop.run(run())

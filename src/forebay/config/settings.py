@@ -109,8 +109,11 @@ class Settings(BaseModel):
     # Engines elsewhere
     upstream: tuple[str, ...] = setting(
         (),
-        "Base URL of a running engine, http://, https:// or unix:///path; repeat for several. '#name' at its end puts "
-        "it into a group: another version of a model, a canary.",
+        "Where running engines are; repeat for several. One engine: http://host:port, https://host:port or "
+        "unix:///path. All addresses of a name, asked for again and again: dns://host:port or dns+https://host:port. "
+        "The ready pods of a Service, by the pods' own port, number or name: kubernetes://namespace/service:port or "
+        "kubernetes+https://namespace/service:port. '#name' at the end puts it into a group: another version of a "
+        "model, a canary.",
         group="upstream",
         roles=GATEWAY,
         aliases=("UPSTREAMS",),
@@ -127,6 +130,9 @@ class Settings(BaseModel):
         "PEM bundle that signs the engines' certificates; the system's by default.",
         group="upstream",
         roles=GATEWAY,
+    )
+    discovery_interval_s: Seconds = setting(
+        5.0, "Time between two look-ups of a dns:// name, seconds.", group="upstream", roles=GATEWAY
     )
     routing: Literal["round_robin", "least_outstanding", "prefix"] = setting(
         "prefix",

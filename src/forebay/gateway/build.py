@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from email.utils import formatdate
 from functools import partial
 from time import monotonic
@@ -27,6 +27,11 @@ from forebay.policy.auth import Authenticator
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP, Routing
+from forebay.replicas.discovery.dns import DnsSource
+from forebay.replicas.discovery.kubernetes import KubernetesSource
+from forebay.replicas.discovery.source import Endpoint, Source
+from forebay.replicas.discovery.static import StaticSource
+from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
@@ -49,11 +54,20 @@ EXPOSED_HEADERS = b"x-request-id, retry-after"
 class Gateway:
     """One process's data plane: the pipeline, the replicas, and what watches them."""
 
-    def __init__(self, settings: Settings, writer: LogWriter, replicas: Iterable[Replica]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        writer: LogWriter,
+        replicas: Iterable[Replica] = (),
+        sources: Sequence[Source] = (),
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.recorder = Recorder(self.metrics, writer if settings.access_log else None)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
+        self.membership = Membership(
+            self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
+        )
         self.engines: list[EngineView] = []
         self.pipeline = Pipeline(
             Authenticator(key.get_secret_value() for key in settings.api_keys),
@@ -92,22 +106,11 @@ class Gateway:
 
     # Life
     def start(self, connections: set[Any]) -> None:
-        """Begin to keep time over `connections`, the server's set of open ones."""
+        """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
         self._spawn(self._keep_time())
-        self._spawn(StallWatch(self.pipeline.running, self.metrics, self.on_stall).run())
-
-    def watch_replicas(self) -> None:
-        """Begin to check every replica, for those that run elsewhere."""
-        for replica in self.replicas:
-            self._spawn(
-                watch(
-                    replica,
-                    interval_s=self.settings.health_interval_s,
-                    timeout_s=self.settings.health_timeout_s,
-                    on_change=lambda _: self.replicas.refresh(),
-                )
-            )
+        self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
+        self.membership.follow()
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
@@ -139,8 +142,8 @@ class Gateway:
             return False, "draining: this gateway is about to stop"
         if self.replicas.ready:
             return True, ""
-        reasons = "; ".join(f"{replica.name}: {replica.why}" for replica in self.replicas)
-        return False, f"no engine is ready ({reasons})"
+        reasons = [f"{one.name}: {'leaving' if one.draining else one.why}" for one in self.replicas]
+        return False, f"no engine is ready ({'; '.join([*reasons, *self.membership.missing()])})"
 
     def status(self) -> dict[str, Any]:
         """What operators want to know at a glance."""
@@ -157,6 +160,7 @@ class Gateway:
                     "name": replica.name,
                     "group": replica.group,
                     "ready": replica.ready,
+                    "draining": replica.draining,
                     "in_flight": replica.in_flight,
                     "load_tokens": replica.load,
                     "breaker": replica.breaker.state.value,
@@ -170,10 +174,24 @@ class Gateway:
             "connections": len(self.connections),
         }
 
-    def _spawn(self, coroutine: Any) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+    def _make_replica(self, endpoint: Endpoint) -> Replica:
+        key = self.settings.upstream_api_key
+        api_key = key.get_secret_value() if key is not None else None
+        return make_replica(self.settings, endpoint.name, endpoint.address, api_key, endpoint.group)
+
+    def _watch_replica(self, replica: Replica) -> Coroutine[Any, Any, None]:
+        return watch(
+            replica,
+            interval_s=self.settings.health_interval_s,
+            timeout_s=self.settings.health_timeout_s,
+            on_change=lambda _: self.replicas.refresh(),
+        )
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -192,6 +210,7 @@ class Gateway:
                 connection.check(now)
             for replica in self.replicas:
                 replica.upstream.close_idle()
+            self.membership.sweep()
             await asyncio.sleep(SWEEP_EVERY_S)
 
     def _watch_figures(self, writer: LogWriter) -> None:
@@ -201,6 +220,11 @@ class Gateway:
         watch_metric(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in self.replicas])
         watch_metric(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in self.replicas])
         watch_metric(metric.REPLICA_LOAD, lambda: [((r.name,), r.load) for r in self.replicas])
+        watch_metric(metric.STALLS, lambda: [((r.name,), r.stalls) for r in self.replicas])
+        watch_metric(metric.DISCOVERY_ENDPOINTS, lambda: [((s.name,), n) for s, n in self.membership.found()])
+        watch_metric(
+            metric.DISCOVERY_FAILURES, lambda: [((s.name,), s.outage.failures) for s, _ in self.membership.found()]
+        )
         watch_metric(
             metric.BREAKER_STATE,
             lambda: [((r.name, s.value), r.breaker.state is s) for r in self.replicas for s in BreakerState],
@@ -217,7 +241,7 @@ class GatewayServer(uvicorn.Server):
     finish for `drain_timeout_s`, then gets an error. A second signal skips the waiting.
     """
 
-    def __init__(self, gateway: Gateway, on_started: Callable[[], None] | None = None) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         settings = gateway.settings
         super().__init__(
             uvicorn.Config(
@@ -234,7 +258,6 @@ class GatewayServer(uvicorn.Server):
             )
         )
         self._gateway = gateway
-        self._on_started = on_started
         self._ending = Ending()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -250,8 +273,6 @@ class GatewayServer(uvicorn.Server):
         await super().serve(sockets)
 
     async def main_loop(self) -> None:
-        if self._on_started is not None:
-            self._on_started()
         await self._ending.begun.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -274,15 +295,19 @@ class GatewayServer(uvicorn.Server):
         await gateway.stop()
 
 
-def remote_replicas(settings: Settings) -> list[Replica]:
-    """A replica for each upstream URL in the settings. Raises ValueError for a bad one."""
-    key = settings.upstream_api_key.get_secret_value() if settings.upstream_api_key is not None else None
-    replicas = []
-    for url in settings.upstream:
-        plain, _, group = url.partition("#")
-        address = Address.parse(plain, settings.upstream_ca_file)
-        replicas.append(make_replica(settings, str(address), address, key, group or DEFAULT_GROUP))
-    return replicas
+def discovery_sources(settings: Settings) -> list[Source]:
+    """What finds the engines that `upstream` names. Raises ValueError or OSError."""
+    static: list[str] = []
+    sources: list[Source] = []
+    for url in dict.fromkeys(settings.upstream):
+        scheme = url.partition("://")[0]
+        if scheme in ("dns", "dns+https"):
+            sources.append(DnsSource(url, settings.upstream_ca_file, settings.discovery_interval_s))
+        elif scheme in ("kubernetes", "kubernetes+https"):
+            sources.append(KubernetesSource(url, settings.upstream_ca_file))
+        else:
+            static.append(url)
+    return [*([StaticSource(static, settings.upstream_ca_file)] if static else []), *sources]
 
 
 def make_replica(

@@ -16,7 +16,15 @@ from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
 from forebay.policy.verdict import Outcome
-from forebay.refusals import BadRequest, Draining, InternalError, NotFound, Refusal, UnsupportedMediaType
+from forebay.refusals import (
+    BadRequest,
+    Draining,
+    EngineUnavailable,
+    InternalError,
+    NotFound,
+    Refusal,
+    UnsupportedMediaType,
+)
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
@@ -151,6 +159,8 @@ class Pipeline:
         replica = self.replicas.named(name) if name is not None else None
         if replica is None:
             raise NotFound(f"There is no response {response_id[:128]!r}.", code="response_not_found")
+        if replica.draining:
+            raise EngineUnavailable("The engine that holds this response is leaving.", retry_after_s=5)
         return replica
 
 

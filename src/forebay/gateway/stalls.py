@@ -13,8 +13,6 @@ from time import monotonic
 from forebay.failures import Failure
 from forebay.gateway.exchange import Exchange
 from forebay.replicas.replica import Replica
-from forebay.telemetry import catalogue as metric
-from forebay.telemetry.metrics import Metrics
 from forebay.upstream.questions import count_steps
 
 log = logging.getLogger("forebay.replicas")
@@ -28,9 +26,8 @@ OnStall = Callable[[Replica, str], None]
 class StallWatch:
     """Looks at the running exchanges a few times a second. `on_stall` is told of each replica found stalled."""
 
-    def __init__(self, running: set[Exchange], metrics: Metrics, on_stall: OnStall) -> None:
+    def __init__(self, running: set[Exchange], on_stall: OnStall) -> None:
         self._running = running
-        self._metrics = metrics
         self._on_stall = on_stall
         self._reading: dict[Replica, asyncio.Task[None]] = {}
 
@@ -60,7 +57,7 @@ class StallWatch:
     def _stalled(self, replica: Replica, age_s: float) -> None:
         why = f"stalled: work has waited {age_s:.1f} s and nothing moves"
         replica.ready, replica.suspect, replica.why = False, True, why
-        self._metrics.counter(metric.STALLS, (replica.name,)).value += 1
+        replica.stalls += 1
         log.error("replica stalled", extra={"replica": replica.name, "in_flight": replica.in_flight, "why": why})
         for exchange, _ in list(_waiting(self._running)):
             if exchange.replica is replica and exchange.relay is not None:

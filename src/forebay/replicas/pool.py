@@ -1,7 +1,7 @@
 """All replicas, and which of them serve a model.
 
 The lists and groups of a model stay the same objects until `refresh` finds other members: routing's rings and turns
-hang on that.
+hang on that. Replicas that leave stay until they have finished what they have; routing passes them by.
 """
 
 import time
@@ -38,7 +38,15 @@ class ReplicaPool:
 
     @property
     def ready(self) -> bool:
-        return any(replica.ready for replica in self.replicas)
+        return any(replica.ready and not replica.draining for replica in self.replicas)
+
+    def add(self, replica: Replica) -> None:
+        self.replicas.append(replica)
+        self.refresh()
+
+    def remove(self, replica: Replica) -> None:
+        self.replicas.remove(replica)
+        self.refresh()
 
     def refresh(self) -> None:
         """Take in that the replicas, their models or their groups, or the groups' weights have changed."""

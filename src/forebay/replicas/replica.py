@@ -20,8 +20,9 @@ STALL_S = 60.0
 @dataclass(eq=False, slots=True)
 class Replica:
     """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object); `suspect`
-    says that it stalled and has not generated since; `group` tells versions of a model apart; `cpu_seconds` tells the
-    processor time that it has used, where its processes can be seen."""
+    says that it stalled and has not generated since; `draining`, that it is leaving and gets no new requests; `group`
+    tells versions of a model apart; `cpu_seconds` tells the processor time that it has used, where its processes can be
+    seen."""
 
     name: str
     upstream: UpstreamPool
@@ -37,6 +38,7 @@ class Replica:
     progress: Progress = field(default_factory=lambda: Progress(STALL_S))
     suspect: bool = False
     cpu_seconds: Callable[[], float] | None = field(default=None, repr=False)
+    stalls: int = 0
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
     def acquire(self, now: float, cost: int) -> Lease:

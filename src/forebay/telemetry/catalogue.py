@@ -92,6 +92,15 @@ BREAKER_STATE = Metric(
 STALLS = Metric(
     "forebay_replica_stalls_total", "counter", "Times a replica had work and made no progress.", ("replica",)
 )
+DISCOVERY_ENDPOINTS = Metric(
+    "forebay_discovery_endpoints", "gauge", "Engines that the source names now, or named last.", ("source",)
+)
+DISCOVERY_FAILURES = Metric(
+    "forebay_discovery_failures_total",
+    "counter",
+    "Times the source could not be asked, so that what it named last was kept.",
+    ("source",),
+)
 ENGINE_STATE = Metric(
     "forebay_engine_state",
     "gauge",

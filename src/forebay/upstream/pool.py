@@ -20,13 +20,17 @@ log = logging.getLogger("forebay.upstream")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an engine listens: a Unix socket, or host and port with or without TLS."""
+    """Where an engine listens: a Unix socket, or host and port with or without TLS.
+
+    Where `host` was found by a name, `server_name` is that name: the Host header says it, the certificate must bear it.
+    """
 
     host: str
     port: int = 0
     uds: str | None = None
     tls: ssl.SSLContext | None = None
     prefix: str = ""
+    server_name: str | None = None
 
     @classmethod
     def parse(cls, url: str, ca_file: Path | None = None) -> "Address":
@@ -46,13 +50,12 @@ class Address:
         """The Host header's value."""
         if self.uds:
             return "localhost"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return _authority(self.server_name or self.host, self.port)
 
     def __str__(self) -> str:
         if self.uds:
             return f"unix://{self.uds}"
-        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
+        return f"{'https' if self.tls else 'http'}://{_authority(self.host, self.port)}{self.prefix}"
 
 
 class UpstreamPool:
@@ -112,7 +115,10 @@ class UpstreamPool:
                 if address.uds:
                     await loop.create_unix_connection(lambda: connection, address.uds)
                 else:
-                    await loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
+                    name = address.server_name if address.tls else None
+                    await loop.create_connection(
+                        lambda: connection, address.host, address.port, ssl=address.tls, server_hostname=name
+                    )
         except TimeoutError:
             connection.fail("connect", f"no connection to {address} within {self._connect_timeout_s:g} s")
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no DNS could hold
@@ -122,3 +128,7 @@ class UpstreamPool:
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
