@@ -108,6 +108,12 @@ class MethodNotAllowed(Refusal):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
+class Conflict(Refusal):
+    """It cannot be done while something else is under way."""
+
+    status, type, code = 409, "conflict_error", "conflict"
+
+
 class RequestTimeout(Refusal):
     """The request did not arrive in time; the connection closes."""
 

@@ -101,6 +101,7 @@ async def all_streams(service: Service, strike: Callable[[str], None] | None = N
         return await asyncio.gather(*reading)
 
 
+@pytest.mark.timeout(480)
 async def test_no_stream_notices_an_engine_that_is_killed_or_frozen(pool: Service) -> None:
     undisturbed = await all_streams(pool)
     assert all(len(text) > 40 for text, *_ in undisturbed)

@@ -4,8 +4,10 @@ library only.
     STUB         exit-0 · unhealthy · no-generation · stubborn
     STUB_SICK    while this file exists, /health answers 503
     STUB_HANG    while this file exists, no generation begins, and none goes on
+    --fail       as an option: ends at once, as vLLM does for options that it does not take
     STUB_ASKED   file that gets a line for each generation asked for: its prompt and number of tokens, as JSON
 
+Its model is called as --served-model-name says ("m"), and an answer's `created` is the --max-model-len of who gave it.
 The prompt "hold" is answered with a stream that ends when the file STUB_RELEASE exists; "refused" with 400. That of
 "prefill" takes one step until then: as in vLLM, it is not in the figures before that, and holds up everybody else's.
 """
@@ -57,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, Figures.text().encode(), "text/plain")
             return
         sick = MODE == "unhealthy" or exists("STUB_SICK")
-        self.say(503 if sick else 200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
+        card = {"id": option("--served-model-name", "m"), "object": "model"}
+        self.say(503 if sick else 200, {"object": "list", "data": [card]})
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -82,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.stream()
             wait_until(lambda: not exists("STUB_HANG"))
             if asked.get("prompt") != "hold":
-                self.say(200, {"choices": []})
+                self.say(200, {"choices": [], "created": int(option("--max-model-len", "0"))})
         finally:
             with Figures.lock:
                 Figures.running -= 1
@@ -91,12 +94,15 @@ class Handler(BaseHTTPRequestHandler):
     def stream(self) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
-        self.send_header("connection", "close")
+        self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        self.wfile.write(b'data: {"choices": []}\n\n')
+        self.chunk(b'data: {"choices": []}\n\n')
         wait_until(lambda: exists("STUB_RELEASE"))
-        self.wfile.write(b"data: [DONE]\n\n")
-        self.close_connection = True
+        self.chunk(b"data: [DONE]\n\n")
+        self.chunk(b"")
+
+    def chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def say(self, status: int, body: dict[str, Any]) -> None:
         self.answer(status, json.dumps(body).encode(), "application/json")
@@ -123,6 +129,10 @@ class TcpServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
 
     def handle_error(self, *_: Any) -> None: ...
+
+
+def option(name: str, default: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 
 
 def exists(variable: str) -> bool:
@@ -158,6 +168,8 @@ def a_server(arguments: list[str]) -> socketserver.BaseServer:
 
 
 def main() -> None:
+    if "--fail" in sys.argv:
+        sys.exit("api_server.py: error: unrecognized arguments: --fail")
     if MODE == "exit-0":
         print("\x1b[31mERROR 11-21 10:00:00 [core.py:1] torch.OutOfMemoryError: CUDA out of memory\x1b[0m", flush=True)
         sys.exit(0)

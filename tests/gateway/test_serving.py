@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forebay.config.sources import load_settings
 from forebay.engines.spec import EngineSpec
+from forebay.fleet import Slot
 from forebay.listening import listen
 from forebay.serving import serve_engines
 from forebay.telemetry.logging import LogWriter
@@ -21,15 +22,18 @@ BODY = {"model": "m", "prompt": "x"}
 async def test_one_of_two_engines_may_die_under_load(tmp_path: Path) -> None:
     others = set(descendants(os.getpid()))
     settings, _ = load_settings({"port": 0, "engine_backoff_max_s": 0.1, "health_interval_s": 0.2}, env={})
-    specs = [
-        EngineSpec(f"engine-{n}", "m", uds, (sys.executable, str(STUB), "--uds", uds), {"PATH": os.environ["PATH"]})
-        for n, uds in enumerate((str(tmp_path / "0.sock"), str(tmp_path / "1.sock")))
-    ]
+
+    def spec(name: str, uds: str) -> EngineSpec:
+        return EngineSpec(name, "m", uds, (sys.executable, str(STUB), "--uds", uds), {"PATH": os.environ["PATH"]})
+
+    slots = [Slot(settings, spec)] * 2
     writer = LogWriter(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), text=False)
     sock = listen(settings.host, 0)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     joined: asyncio.Queue[None] = asyncio.Queue()
-    serving = asyncio.create_task(serve_engines(settings, specs, writer, sock, lambda: joined.put_nowait(None)))
+    serving = asyncio.create_task(
+        serve_engines(settings, slots, lambda: slots, tmp_path, writer, sock, lambda: joined.put_nowait(None))
+    )
     async with asyncio.timeout(20):
         await joined.get()
         await joined.get()

@@ -5,6 +5,7 @@ import typer
 from forebay import __version__
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
+from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="serve")(serve)
+app.command(name="rollout")(rollout)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
 

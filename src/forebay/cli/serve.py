@@ -3,7 +3,8 @@
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +12,20 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
-from forebay.cli.choose import choose, gpu_devices, named_model, with_engine_args
+from forebay.cli.choose import Choice, choose, gpu_devices, named_model, with_engine_args
 from forebay.cli.options import fail, with_settings_options
 from forebay.cli.prepare import prepare
 from forebay.cli.run import announce_address, base_url
 from forebay.config.settings import Settings
+from forebay.config.sources import SettingsError
 from forebay.engines.spec import EngineSpec, NotEnoughDevices, share_devices
+from forebay.fleet import Slot
 from forebay.models.default import ModelUnavailable
+from forebay.rollout import CannotPlan
 from forebay.serving import serve_engines
 
 MADE_KEY_PREFIX = "sk-run-"
+_CANNOT_START = (ModelUnavailable, NotEnoughDevices, OSError)
 
 
 def _key_for_this_run(own: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +35,7 @@ def _key_for_this_run(own: dict[str, Any]) -> dict[str, Any]:
 @with_settings_options("serve", _key_for_this_run)
 def serve(
     settings: Settings,
+    reload: Callable[[], Settings],
     model: Annotated[
         str | None, typer.Argument(help="Hugging Face id, directory, or 'default' for the packaged small model.")
     ] = None,
@@ -45,39 +51,64 @@ def serve(
     forebay serve default
 
     forebay serve Qwen/Qwen2.5-0.5B-Instruct --port 8000 -- --max-model-len 4096
+
+    SIGHUP, or `forebay rollout`, replaces the engines by ones with changed options while requests go on.
     """
-    settings = with_engine_args(settings, engine_args)
-    model = named_model(settings, model, "serve")
+    settings = _of_this_command(settings, model, engine_args)
     made = [key.get_secret_value() for key in settings.api_keys if new_key]
     shown_key = next((key for key in made if key.startswith(MADE_KEY_PREFIX)), None)
-    with tempfile.TemporaryDirectory(prefix="forebay-") as private:
+    try:
+        slots = _slots(settings)
+    except _CANNOT_START as wrong:
+        fail(f"model: {wrong}")
+
+    def read_slots() -> list[Slot]:
         try:
-            specs = _specs(settings, model, settings.runtime_dir or Path(private))
-        except (ModelUnavailable, NotEnoughDevices, OSError) as wrong:
-            fail(f"model: {wrong}")
-        _run(settings, specs, shown_key)
+            return _slots(_of_this_command(reload(), model, engine_args))
+        except (SettingsError, *_CANNOT_START) as wrong:
+            raise CannotPlan(str(wrong)) from None
+
+    with tempfile.TemporaryDirectory(prefix="forebay-") as private:
+        _run(settings, slots, read_slots, settings.runtime_dir or Path(private), shown_key)
 
 
-def _specs(settings: Settings, model: str, directory: Path) -> list[EngineSpec]:
-    """How to start each replica. Raises `ModelUnavailable`, `NotEnoughDevices` or OSError."""
-    choice = choose(settings, model)
-    directory.mkdir(parents=True, exist_ok=True)
-    shares = share_devices(gpu_devices(os.environ), settings.replicas, settings.tensor_parallel_size or 1)
+def _of_this_command(settings: Settings, model: str | None, engine_args: list[str] | None) -> Settings:
+    """The settings with what the command line names; a model named there is the only one."""
+    settings = with_engine_args(settings, engine_args)
+    if model is not None or not settings.models:
+        settings = settings.model_copy(update={"model": named_model(settings, model, "serve"), "models": ()})
+    return settings
+
+
+def _slots(settings: Settings) -> list[Slot]:
+    """A place for each engine. Raises what `_CANNOT_START` lists."""
+    wanted = [(one, choose(one, str(one.model))) for one in settings.each_model() for _ in range(one.replicas)]
+    shares = share_devices(gpu_devices(os.environ), [one.tensor_parallel_size or 1 for one, _ in wanted])
     return [
-        choice.spec(f"engine-{number}", str(directory / f"engine-{number}.sock"), share)
-        for number, share in enumerate(shares)
+        Slot(one, partial(_spec, choice, tuple(share))) for (one, choice), share in zip(wanted, shares, strict=True)
     ]
 
 
-def _run(settings: Settings, specs: list[EngineSpec], shown_key: str | None) -> None:
+def _spec(choice: Choice, devices: Sequence[str], name: str, uds: str) -> EngineSpec:
+    return choice.spec(name, uds, devices)
+
+
+def _run(
+    settings: Settings,
+    slots: list[Slot],
+    read_slots: Callable[[], list[Slot]],
+    directory: Path,
+    shown_key: str | None,
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
-    model, url = specs[0].served_model, base_url(settings, sock)
-    what = "the engine" if len(specs) == 1 else f"{len(specs)} engines"
-    typer.echo(f"forebay: starting {what} for {model}; this can take minutes")
-    say_ready = once(lambda: _say_ready(url, model, settings, shown_key))
+    names = list(dict.fromkeys(slot.make_spec("", "").served_model for slot in slots))
+    what = "the engine" if len(slots) == 1 else f"{len(slots)} engines"
+    typer.echo(f"forebay: starting {what} for {', '.join(names)}; this can take minutes")
+    say_ready = once(lambda: _say_ready(base_url(settings, sock), names, settings, shown_key))
     try:
-        uvloop.run(serve_engines(settings, specs, writer, sock, say_ready))
+        uvloop.run(serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready))
     finally:
         writer.stop()
 
@@ -88,14 +119,15 @@ def once(action: Callable[[], None]) -> Callable[[], None]:
     return lambda: actions.pop()() if actions else None
 
 
-def _say_ready(url: str, model: str, settings: Settings, shown_key: str | None) -> None:
+def _say_ready(url: str, models: list[str], settings: Settings, shown_key: str | None) -> None:
     """Tell a newcomer what to do next; a key is shown only where it was made for this run."""
+    model = models[0]
     key = shown_key or "YOUR_KEY"
     header = f" -H 'Authorization: Bearer {key}'" if settings.api_keys else ""
     question = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
     lines = [
         "",
-        f"  Ready: {url}/v1 serves {model}",
+        f"  Ready: {url}/v1 serves {', '.join(models)}",
         *([f"  API key for this run: {shown_key}"] if shown_key else []),
         "",
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} \\",

@@ -7,9 +7,9 @@ the unprefixed names that vLLM services commonly use. Secrets are no command-lin
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 MIB = 1024 * 1024
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -23,13 +23,16 @@ def setting(
     aliases: tuple[str, ...] = (),
     roles: tuple[str, ...] = ("serve", "gateway"),
     separator: str = ",",
+    per_model: bool = False,
     **constraints: Any,
 ) -> Any:
     """Declare one setting. `help` says meaning and unit; `roles` are the commands that take it as an option.
 
-    `separator` stands between a list's parts in the environment.
+    `separator` stands between a list's parts in the environment; `per_model` tells that each of several models may have
+    its own.
     """
     extra: dict[str, Any] = {"group": group, "aliases": list(aliases), "roles": list(roles), "separator": separator}
+    extra["per_model"] = per_model
     return Field(default, description=help, json_schema_extra=extra, **constraints)
 
 
@@ -82,6 +85,9 @@ class Settings(BaseModel):
         group="access",
         roles=(),
         aliases=("API_KEYS",),
+    )
+    admin_keys: tuple[SecretStr, ...] = setting(
+        (), "Keys for /admin; without one it answers nobody.", group="access", roles=(), aliases=("ADMIN_KEYS",)
     )
     allow_anonymous: bool = setting(
         False,
@@ -213,11 +219,36 @@ class Settings(BaseModel):
         group="engine",
         roles=(),
         aliases=("MODEL_NAME", "MODEL_PATH"),
+        per_model=True,
     )
     replicas: int = setting(
-        1, "Engines to run side by side; GPUs are shared out among them.", group="engine", roles=SERVE, ge=1, le=64
+        1,
+        "Engines to run side by side; GPUs are shared out among them.",
+        group="engine",
+        roles=SERVE,
+        ge=1,
+        le=64,
+        per_model=True,
     )
-    served_model_name: str | None = setting(None, "Name that callers use for the model.", group="engine", roles=ENGINES)
+    models: tuple[dict[str, Any], ...] = setting(
+        (),
+        "Several models instead of one: a table [[models]] for each, with `model` and any of the settings that each "
+        "may have of its own; the others hold for all. JSON in the environment.",
+        group="engine",
+        roles=(),
+    )
+    model_group: str = setting(
+        "default",
+        "Group that a model's engines are in; two entries with one served_model_name and different groups are versions "
+        "side by side, which group_weights shares the requests out among.",
+        group="engine",
+        roles=(),
+        per_model=True,
+        min_length=1,
+    )
+    served_model_name: str | None = setting(
+        None, "Name that callers use for the model.", group="engine", roles=ENGINES, per_model=True
+    )
     engine_python: Path | None = setting(
         None,
         "Python that has vLLM installed; by default .venv/engine beside Forebay's own, else Forebay's own.",
@@ -225,7 +256,7 @@ class Settings(BaseModel):
         roles=ENGINES,
     )
     engine_args: tuple[str, ...] = setting(
-        (), "More options for vLLM, as on its command line (also after `--`).", group="engine", roles=()
+        (), "More options for vLLM, as on its command line (also after `--`).", group="engine", roles=(), per_model=True
     )
     max_model_len: int | None = setting(
         None,
@@ -234,6 +265,7 @@ class Settings(BaseModel):
         roles=ENGINES,
         aliases=("MAX_MODEL_LEN",),
         ge=1,
+        per_model=True,
     )
     max_num_seqs: int | None = setting(
         None,
@@ -242,6 +274,7 @@ class Settings(BaseModel):
         roles=ENGINES,
         aliases=("MAX_NUM_SEQS",),
         ge=1,
+        per_model=True,
     )
     gpu_memory_utilization: float | None = setting(
         None,
@@ -251,6 +284,7 @@ class Settings(BaseModel):
         aliases=("GPU_MEMORY_UTILIZATION",),
         gt=0,
         le=1,
+        per_model=True,
     )
     tensor_parallel_size: int | None = setting(
         None,
@@ -259,6 +293,7 @@ class Settings(BaseModel):
         roles=ENGINES,
         aliases=("TENSOR_PARALLEL_SIZE",),
         ge=1,
+        per_model=True,
     )
     quantization: str | None = setting(
         None,
@@ -266,8 +301,11 @@ class Settings(BaseModel):
         group="engine",
         roles=ENGINES,
         aliases=("QUANTIZATION",),
+        per_model=True,
     )
-    dtype: str | None = setting(None, "Number format of weights (vLLM --dtype).", group="engine", roles=ENGINES)
+    dtype: str | None = setting(
+        None, "Number format of weights (vLLM --dtype).", group="engine", roles=ENGINES, per_model=True
+    )
     engine_start_timeout_s: Seconds = setting(
         1800.0,
         "Time from starting the engine to its first healthy answer, seconds.",
@@ -305,6 +343,14 @@ class Settings(BaseModel):
         roles=ENGINE,
     )
 
+    rollout: Literal["auto", "surge", "in_place"] = setting(
+        "auto",
+        "How an engine is replaced by one with other options: the new one beside the old one first (surge), or in its "
+        "place once it has drained (in_place); auto is surge where memory allows it, and in_place on GPUs.",
+        group="engine",
+        roles=SERVE,
+    )
+
     # Before it is ready
     warmup_prompts: tuple[str, ...] = setting(
         ("The capital of France is",),
@@ -314,8 +360,11 @@ class Settings(BaseModel):
         roles=ENGINES,
         separator="\n",
         min_length=1,
+        per_model=True,
     )
-    warmup_tokens: int = setting(8, "Tokens generated for each of them.", group="warmup", roles=ENGINES, ge=1, le=4096)
+    warmup_tokens: int = setting(
+        8, "Tokens generated for each of them.", group="warmup", roles=ENGINES, ge=1, le=4096, per_model=True
+    )
     warmup_cache_dir: Path | None = setting(
         None,
         "Directory where engines keep compiled code between starts (VLLM_CACHE_ROOT is a directory in it for each "
@@ -388,3 +437,31 @@ class Settings(BaseModel):
         if short:
             raise ValueError("api_keys: a key is empty")
         return self
+
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        if self.models and self.model is not None:
+            raise ValueError("models: set either models or model, not both")
+        self.each_model()
+        return self
+
+    def each_model(self) -> "list[Settings]":
+        """The settings of each model to serve; these alone where there is one model. Raises ValueError."""
+        return [self._with(number, entry) for number, entry in enumerate(self.models)] or [self]
+
+    def _with(self, number: int, entry: dict[str, Any]) -> "Settings":
+        if "model" not in entry:
+            raise ValueError(f"models[{number}].model: name the model to serve")
+        if unknown := sorted(entry.keys() - PER_MODEL):
+            raise ValueError(f"models[{number}].{unknown[0]}: no setting that a model may have of its own")
+        common = {name: getattr(self, name) for name in self.model_fields_set - {"models"}}
+        try:
+            return Settings(**{**common, **entry})
+        except ValidationError as invalid:
+            first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise ValueError(f"models[{number}].{first['loc'][0]}: {first['msg']}") from None
+
+
+PER_MODEL = frozenset(
+    name for name, field in Settings.model_fields.items() if cast(dict[str, Any], field.json_schema_extra)["per_model"]
+)

@@ -3,6 +3,7 @@
 Each value's source is remembered, so that an error or `forebay config show` can name it.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -84,12 +85,22 @@ def parse_text(field: FieldInfo, text: str) -> Any:
     """Split a flat text into what a list or table field holds; leave all else to pydantic."""
     extra: Any = field.json_schema_extra
     kind = str(field.annotation)
+    if kind.startswith("tuple[dict"):
+        return _from_json(text)
     if kind.startswith("tuple["):
         return tuple(part.strip() for part in text.split(extra["separator"]) if part.strip())
     if kind.startswith("dict["):
         pairs = (part.partition("=") for part in text.split(",") if part.strip())
         return {alias.strip(): model.strip() for alias, _, model in pairs}
     return text
+
+
+def _from_json(text: str) -> Any:
+    """What JSON says; a text that is none is left to pydantic, which refuses it by its key."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _explain(invalid: ValidationError, origin: Mapping[str, str]) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from forebay.engines.spec import EngineSpec
@@ -28,6 +29,7 @@ _VLLM_LINE = re.compile(
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|Cannot allocate memory", re.IGNORECASE)
 _LEVELS = logging.getLevelNamesMapping()
 KILLED = 128 + signal.SIGKILL
+_SESSION, _USER_TIME, _SYSTEM_TIME, _RESIDENT_PAGES = 3, 11, 12, 21  # fields of /proc/PID/stat behind the name
 
 
 class EngineProcess:
@@ -105,14 +107,21 @@ class EngineProcess:
         return status if status >= 0 else 128 - status
 
     def cpu_seconds(self) -> float:
-        """Processor time that the engine's processes, all in one session, have used."""
-        ticks = 0
+        """Processor time that the engine's processes have used."""
+        ticks = sum(int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME]) for fields in self._stats())
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        """Memory that they hold; what they share is counted for each."""
+        return sum(int(fields[_RESIDENT_PAGES]) for fields in self._stats()) * os.sysconf("SC_PAGE_SIZE")
+
+    def _stats(self) -> Iterator[list[str]]:
+        """What /proc/PID/stat says, from its third field on, of every process in the engine's session."""
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it has just ended
                 fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self.pid:  # session
-                    ticks += int(fields[11]) + int(fields[12])  # user and system time
-        return ticks / os.sysconf("SC_CLK_TCK")
+                if int(fields[_SESSION]) == self.pid:
+                    yield fields
 
     async def _read_lines(self) -> None:
         assert self._process.stdout is not None
@@ -136,6 +145,6 @@ class EngineProcess:
         message = found["message"] if found else text
         if _OUT_OF_MEMORY.search(text):
             self.oom_events += 1
-        if level >= logging.ERROR or (found is None and "Error" in text):
+        if level >= logging.ERROR or (found is None and ("Error" in text or " error: " in text)):
             self.last_error = message
         log.log(level, message, extra={"engine": self._spec.name})

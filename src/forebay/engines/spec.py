@@ -8,12 +8,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from forebay.config.settings import Settings
 
 # Ours, never the engine's: what callers and operators present to the gateway.
-_OURS = ("API_KEYS", "API_KEY_LIMITS", "SECRET_KEY", "REDIS_URL", "DATABASE_URL", "UPSTREAM_API_KEY")
+_OURS = ("API_KEYS", "ADMIN_KEYS", "API_KEY_LIMITS", "SECRET_KEY", "REDIS_URL", "DATABASE_URL", "UPSTREAM_API_KEY")
 # vLLM's default of 5 s would close connections that the gateway is about to use.
 KEEP_ALIVE_S = 300
 CPU_KV_CACHE_GIB = 2
@@ -119,16 +120,17 @@ def _listening(settings: Settings, uds: str | None) -> list[str]:
     return ["--host", settings.engine_host, "--port", str(settings.engine_port)]
 
 
-def share_devices(devices: Sequence[str], replicas: int, each: int) -> list[list[str]]:
-    """Which GPUs each replica gets: one alone gets all, several get `each`. Raises `NotEnoughDevices`."""
-    if not devices or replicas == 1:
-        return [list(devices) for _ in range(replicas)]
-    if replicas * each > len(devices):
+def share_devices(devices: Sequence[str], needs: Sequence[int]) -> list[list[str]]:
+    """Which GPUs each engine gets, `needs` being how many each wants: one alone gets all. Raises `NotEnoughDevices`."""
+    if not devices or len(needs) == 1:
+        return [list(devices) for _ in needs]
+    if sum(needs) > len(devices):
         raise NotEnoughDevices(
-            f"{replicas} replicas of {each} GPUs need {replicas * each}, and there are {len(devices)}; "
+            f"{len(needs)} engines need {sum(needs)} GPUs, and there are {len(devices)}; "
             "lower --replicas or --tensor-parallel-size"
         )
-    return [list(devices[number * each : (number + 1) * each]) for number in range(replicas)]
+    ends = list(accumulate(needs))
+    return [list(devices[end - need : end]) for need, end in zip(needs, ends, strict=True)]
 
 
 def _from_settings(settings: Settings) -> list[str]:

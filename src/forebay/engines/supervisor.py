@@ -110,6 +110,10 @@ class Supervisor:
         """Processor time that its processes have used."""
         return self._process.cpu_seconds() if self._process else 0.0
 
+    def resident_bytes(self) -> int:
+        """Memory that its processes hold."""
+        return self._process.resident_bytes() if self._process else 0
+
     @property
     def warmup_cache_warm(self) -> bool | None:
         """Whether its latest start found compiled code; None where the cache is not ours."""

@@ -5,15 +5,16 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import health, models
+from forebay.api import admin, health, models
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect
-from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
+from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal, Unauthorized
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -26,18 +27,21 @@ def make_app(gateway: "Gateway") -> FastAPI:
     app.state.gateway = app.state.role = gateway
 
     def authenticate(request: Request) -> None:
-        key, api_key = request.headers.get("authorization"), request.headers.get("x-api-key")
-        gateway.pipeline.auth.authenticate(
-            key.encode("latin-1") if key is not None else None,
-            api_key.encode("latin-1") if api_key is not None else None,
-        )
+        gateway.pipeline.auth.authenticate(*_keys(request))
+
+    def authenticate_admin(request: Request) -> None:
+        if not gateway.settings.admin_keys:
+            raise Unauthorized("No admin key is set; start Forebay with FOREBAY_ADMIN_KEYS.")
+        gateway.admin.authenticate(*_keys(request))
 
     app.include_router(health.router)
     app.include_router(models.router, dependencies=[Depends(authenticate)])
+    app.include_router(admin.router, dependencies=[Depends(authenticate_admin)])
     open_metrics = gateway.settings.metrics_public
     app.include_router(health.metrics_router, dependencies=[] if open_metrics else [Depends(authenticate)])
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_wrong_body)
     app.add_exception_handler(Exception, _answer_bug)
     app.add_middleware(_RequestId, gateway=gateway)
     if gateway.settings.cors_origins:
@@ -81,6 +85,15 @@ class _RequestId:
             log.info("request", extra={"request_id": request_id, **fields, "duration_ms": elapsed_ms})
 
 
+def _keys(request: Request) -> tuple[bytes | None, bytes | None]:
+    """The key of a request, as either of two headers has it."""
+    key, api_key = request.headers.get("authorization"), request.headers.get("x-api-key")
+    return (
+        key.encode("latin-1") if key is not None else None,
+        api_key.encode("latin-1") if api_key is not None else None,
+    )
+
+
 def _refusal_response(request: Request, refusal: Refusal) -> Response:
     body = error_body(refusal, Dialect.OPENAI, request.state.request_id)
     lines = error_headers(refusal).decode("latin-1").splitlines()
@@ -91,6 +104,14 @@ def _refusal_response(request: Request, refusal: Refusal) -> Response:
 async def _answer_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     return _refusal_response(request, error)
+
+
+async def _answer_wrong_body(request: Request, error: Exception) -> Response:
+    """A body or a query that is not as the endpoint has it."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:]) or None
+    return _refusal_response(request, BadRequest(f"{name or 'The body'}: {first['msg']}.", param=name))
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

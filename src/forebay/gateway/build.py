@@ -10,7 +10,7 @@ from email.utils import formatdate
 from functools import partial
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -51,6 +51,13 @@ FLUSH_S = 1.0
 EXPOSED_HEADERS = b"x-request-id, retry-after"
 
 
+class RolloutView(Protocol):
+    """The rolling replacement of engines that this process owns."""
+
+    def begin(self, *, force: bool = False) -> bool: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
 class Gateway:
     """One process's data plane: the pipeline, the replicas, and what watches them."""
 
@@ -69,6 +76,8 @@ class Gateway:
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
         )
         self.engines: list[EngineView] = []
+        self.rollout: RolloutView | None = None  # set by who owns engines
+        self.admin = Authenticator(key.get_secret_value() for key in settings.admin_keys)
         self.pipeline = Pipeline(
             Authenticator(key.get_secret_value() for key in settings.api_keys),
             Admission(settings.max_active_requests),
@@ -155,6 +164,7 @@ class Gateway:
             "model_loaded": self.replicas.ready,
             "models": [card["id"] for card in self.replicas.model_cards()],
             "engines": [engine.describe() for engine in self.engines],
+            **({"rollout": self.rollout.describe()} if self.rollout is not None else {}),
             "replicas": [
                 {
                     "name": replica.name,

@@ -86,9 +86,9 @@ def test_what_the_agent_must_say_itself_is_refused_however_it_is_written() -> No
 
 
 def test_gpus_are_shared_out_and_too_few_are_refused() -> None:
-    assert share_devices(["0", "1", "2", "3"], 2, 2) == [["0", "1"], ["2", "3"]]
-    assert share_devices(["4", "7"], 1, 1) == [["4", "7"]]
-    assert share_devices([], 3, 1) == [[], [], []]
+    assert share_devices(["0", "1", "2", "3"], [2, 2]) == [["0", "1"], ["2", "3"]]
+    assert share_devices(["4", "7"], [1]) == [["4", "7"]]
+    assert share_devices([], [1, 1, 1]) == [[], [], []]
     with pytest.raises(NotEnoughDevices, match="lower --replicas"):
-        share_devices(["0", "1", "2"], 2, 2)
+        share_devices(["0", "1", "2"], [2, 2])
     assert a_spec(gpus=("4", "7")).env["CUDA_VISIBLE_DEVICES"] == "4,7"

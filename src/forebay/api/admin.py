@@ -1,0 +1,33 @@
+"""What administrators do, with a key of their own (`admin_keys`): replace the engines while they serve."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import JSONResponse
+
+from forebay.refusals import Conflict, NotFound
+
+router = APIRouter(prefix="/admin/v1", tags=["admin"])
+
+
+@router.post("/rollout", status_code=202, summary="Replace the engines whose options have changed")
+async def begin_rollout(request: Request, force: Annotated[bool, Body(embed=True)] = False) -> JSONResponse:
+    """Reads the settings again and replaces, one after the other, the engines that they change; all with `force`."""
+    rollout = _rollout(request)
+    if not rollout.begin(force=force):
+        raise Conflict("A rollout is under way; GET /admin/v1/rollout shows it.", code="rollout_running")
+    return JSONResponse(rollout.describe(), 202)
+
+
+@router.get("/rollout", summary="How the latest rollout goes")
+async def show_rollout(request: Request) -> dict[str, Any]:
+    """State (none, running, done, failed), how many engines are replaced, and the steps done, the latest last."""
+    told: dict[str, Any] = _rollout(request).describe()
+    return told
+
+
+def _rollout(request: Request) -> Any:
+    rollout = request.app.state.gateway.rollout
+    if rollout is None:
+        raise NotFound("This process owns no engines; roll out where they run.")
+    return rollout
