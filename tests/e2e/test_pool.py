@@ -1,18 +1,22 @@
-"""Two real engines under streams, one of which dies, then one that freezes: no caller notices."""
+"""Two real engines: conversations find their cache, and no caller notices that one dies, then one freezes."""
 
 import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from tests.e2e.conftest import KEY, MODEL, Service, command_of, descendants, serve
+from tests.gateway.raw_client import fetch
 
 TOKENS = 96
 PROMPTS = [
@@ -22,21 +26,16 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def sockets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sockets")
+
+
+@pytest.fixture(scope="module")
+def pool(sockets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     log_file = tmp_path_factory.mktemp("pool") / "forebay.log"
-    flags = [
-        "--replicas",
-        "2",
-        "--dtype",
-        "float32",
-        "--engine-stall-s",
-        "5",
-        "--engine-backoff-max-s",
-        "1",
-        "--show-replica",
-        "always",
-    ]
-    with serve(log_file, *flags, "--max-model-len", "1024") as service:
+    flags = ["--replicas", "2", "--dtype", "float32", "--engine-stall-s", "5", "--engine-backoff-max-s", "1"]
+    flags += ["--show-replica", "always", "--runtime-dir", str(sockets), "--max-model-len", "1024"]
+    with serve(log_file, *flags) as service:
         until = time.monotonic() + 240
         while len(ready_engines(service)) < 2:
             assert time.monotonic() < until, service.log_tail()
@@ -99,6 +98,78 @@ async def all_streams(service: Service, strike: Callable[[str], None] | None = N
                     strike(engine)
                     break
         return await asyncio.gather(*reading)
+
+
+@contextlib.contextmanager
+def gateway_over(engines: list[Path], routing: str) -> Iterator[str]:
+    """`forebay gateway` over engines' sockets; its URL."""
+    process = subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("forebay")),
+            *("gateway", "--port", "0", "--routing", routing),
+            *(part for engine in engines for part in ("--upstream", f"unix://{engine}")),
+        ],
+        env={**os.environ, "API_KEYS": KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+        process.stdout.close()
+
+
+async def cache_figures(engines: list[Path]) -> tuple[float, float]:
+    """Prompt tokens found in the prefix cache, and looked up there, by the engines' own count."""
+    hits = queries = 0.0
+    for engine in engines:
+        for line in (await fetch(f"unix://{engine}", "GET", "/metrics")).body.decode().splitlines():
+            if line.startswith("vllm:prefix_cache_hits_total"):
+                hits += float(line.split()[-1])
+            elif line.startswith("vllm:prefix_cache_queries_total"):
+                queries += float(line.split()[-1])
+    return hits, queries
+
+
+async def hold_conversations(url: str, about: str) -> None:
+    """Seven conversations of three turns each, a turn of all of them after the other."""
+    conversations = [
+        [{"role": "user", "content": f"In {about} year {1900 + number}: " + f"note {about}{number}, then. " * 40}]
+        for number in range(7)
+    ]
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=2, timeout=120) as client:
+        for _ in range(3):
+            for messages in conversations:
+                asked: Any = messages
+                answer = await client.chat.completions.create(model=MODEL, messages=asked, max_tokens=8, temperature=0)
+                messages.append({"role": "assistant", "content": answer.choices[0].message.content or ""})
+                messages.append({"role": "user", "content": "And then what happened? Go on, please."})
+
+
+@pytest.mark.timeout(300)
+async def test_a_conversation_finds_its_cache(pool: Service, sockets: Path) -> None:
+    engines = [sockets / f"engine-{number}.sock" for number in range(2)]
+    rates = {}
+    for routing in ("round_robin", "prefix"):
+        hits, queries = await cache_figures(engines)
+        with gateway_over(engines, routing) as url:
+            await until_ready(url)
+            await hold_conversations(url, about=routing)
+        hits_after, queries_after = await cache_figures(engines)
+        rates[routing] = (hits_after - hits) / (queries_after - queries)
+    assert rates["prefix"] >= 1.5 * rates["round_robin"], rates
+
+
+async def until_ready(url: str) -> None:
+    async with asyncio.timeout(20):
+        while len((await fetch(url, "GET", "/healthz")).json()["replicas"]) < 2 or not all(
+            replica["ready"] for replica in (await fetch(url, "GET", "/healthz")).json()["replicas"]
+        ):
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.timeout(480)
