@@ -43,7 +43,7 @@ log = logging.getLogger("forebay.gateway")
 
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
-EXPOSED_HEADERS = b"x-request-id, retry-after"
+EXPOSED_HEADERS = b"x-request-id, request-id, retry-after"
 
 
 class Gateway:

@@ -52,6 +52,12 @@ def error_headers(refusal: Refusal) -> bytes:
     return b"".join(lines)
 
 
+def id_lines(request_id: str, dialect: Dialect) -> bytes:
+    """The header lines that tell a request's id; Anthropic's clients read one of a name of their own."""
+    line = b"x-request-id: %s\r\n" % request_id.encode()
+    return line + line[2:] if dialect is Dialect.ANTHROPIC else line
+
+
 def error_events(refusal: Refusal, dialect: Dialect, sequence_number: int) -> bytes:
     """What ends a stream that cannot go on, in the form that each official client raises on."""
     if dialect is Dialect.ANTHROPIC:
