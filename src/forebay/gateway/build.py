@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -82,7 +83,7 @@ class Gateway:
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
         self.date_line = b""
         self.default_headers: list[tuple[bytes, bytes]] = []
-        self._ids = RequestIds()
+        self._ids = RequestIds(os.urandom)
         self._cors: dict[str, bytes] = {origin: _cors_lines(origin) for origin in settings.cors_origins}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch_figures(writer)
