@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
 log = logging.getLogger("forebay.access")
 
+OPEN = (health.router,)
+KEYED = (models.router, health.metrics_router)  # metrics may be opened: `metrics_public`
+
 
 def make_app(gateway: "Gateway") -> FastAPI:
     """The application over one gateway."""
@@ -32,10 +35,11 @@ def make_app(gateway: "Gateway") -> FastAPI:
             api_key.encode("latin-1") if api_key is not None else None,
         )
 
-    app.include_router(health.router)
-    app.include_router(models.router, dependencies=[Depends(authenticate)])
-    open_metrics = gateway.settings.metrics_public
-    app.include_router(health.metrics_router, dependencies=[] if open_metrics else [Depends(authenticate)])
+    for router in OPEN:
+        app.include_router(router)
+    for router in KEYED:
+        is_open = router is health.metrics_router and gateway.settings.metrics_public
+        app.include_router(router, dependencies=[] if is_open else [Depends(authenticate)])
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_bug)
