@@ -3,20 +3,21 @@
 usage: engine.py DIRECT_URL THROUGH_URL MODEL [--key KEY] [--streams 8] [--tokens 128] [--rounds 5]
 
 A URL is http://host:port or unix:///path. Every stream is greedy and ignores the end of text, so that both sides
-generate the same number of tokens.
+generate the same number of tokens; how many they were is read from each stream's usage.
 """
 
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import sys
 import time
 from urllib.parse import urlsplit
 
 
-async def stream(url: str, request: bytes) -> tuple[float, float, int]:
-    """One stream: seconds to the first token, seconds in all, chunks."""
+async def stream(url: str, request: bytes) -> tuple[float, int]:
+    """One stream: seconds to the first token, and tokens in all."""
     parts = urlsplit(url)
     start = time.perf_counter()
     if parts.scheme == "unix":
@@ -24,27 +25,34 @@ async def stream(url: str, request: bytes) -> tuple[float, float, int]:
     else:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(request)
-    first, chunks, tail = 0.0, 0, b""
-    while not tail.endswith(b"0\r\n\r\n"):
+    first, told = 0.0, b""
+    while not told.endswith(b"0\r\n\r\n"):
         data = await reader.read(65536)
         if not data:
             raise EOFError("the stream was cut")
-        if not tail and not data.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(data[:300])
-        found = data.count(b"data: {")
-        if found and not chunks:
+        told += data
+        if not told.startswith(b"HTTP/1.1 200"[: len(told)]):
+            raise RuntimeError(told[:300])
+        if not first and b"data: {" in told:
             first = time.perf_counter() - start
-        chunks, tail = chunks + found, (tail + data)[-32:]
     writer.close()
-    return first, time.perf_counter() - start, chunks
+    return first, tokens_in(told)
 
 
-async def round_of(url: str, request: bytes, streams: int, tokens: int) -> tuple[float, float]:
+def tokens_in(told: bytes) -> int:
+    """The number of tokens that a stream's usage tells, which comes last. (What a model writes has no bare quotes.)"""
+    counts = re.findall(rb'"completion_tokens":\s*(\d+)', told)
+    if not counts:
+        raise RuntimeError(f"the stream tells no usage: {told[-300:]!r}")
+    return int(counts[-1])
+
+
+async def round_of(url: str, request: bytes, streams: int) -> tuple[float, float]:
     """Tokens/s over all streams, and the median time to first token."""
     start = time.perf_counter()
     done = await asyncio.gather(*[stream(url, request) for _ in range(streams)])
     took = time.perf_counter() - start
-    return streams * tokens / took, statistics.median(first for first, _, _ in done)
+    return sum(tokens for _, tokens in done) / took, statistics.median(first for first, _ in done)
 
 
 async def main() -> None:
@@ -61,6 +69,7 @@ async def main() -> None:
         {
             "model": options.model,
             "stream": True,
+            "stream_options": {"include_usage": True},
             "temperature": 0,
             "ignore_eos": True,
             "max_tokens": options.tokens,
@@ -72,10 +81,10 @@ async def main() -> None:
     urls = {"direct": options.direct, "through": options.through}
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in urls}
     for url in urls.values():
-        await round_of(url, request, options.streams, options.tokens)  # warm-up
+        await round_of(url, request, options.streams)  # warm-up
     for number in range(options.rounds):
         for name in sorted(urls, reverse=bool(number % 2)):  # A B, B A, …: drift falls on both
-            figures[name].append(await round_of(urls[name], request, options.streams, options.tokens))
+            figures[name].append(await round_of(urls[name], request, options.streams))
     rate = {name: statistics.median(one[0] for one in rounds) for name, rounds in figures.items()}
     ttft = {name: statistics.median(one[1] for one in rounds) * 1e3 for name, rounds in figures.items()}
     for name in urls:

@@ -4,7 +4,8 @@
     ├── BadRequest 400          the request itself is wrong
     │   ├── InvalidJSON             body is not the JSON object it must be
     │   ├── InvalidHeader           a header is malformed, doubled or not supported
-    │   └── ContextTooLong          prompt and answer do not fit the model
+    │   ├── ContextTooLong          prompt and answer do not fit the model
+    │   └── Unprocessable 422       what the request refers to cannot be taken in
     ├── Unauthorized 401        no key, or not one of ours
     ├── NotFound 404            no such path
     │   └── ModelNotFound           no such model, or not for this key
@@ -21,8 +22,11 @@
 
 Status, type and code follow what the official OpenAI clients act on: they retry 408, 409, 429 and every status from
 500 up, unless `x-should-retry: false` says otherwise, and give up where `retry-after` exceeds a minute.
-`gateway/errors.py` turns a refusal into bytes; nothing else does.
+`gateway/errors.py` turns a refusal into bytes; nothing else does. A code that no class here declares is never sent:
+`docs/reference/errors.md` is made from this file, and a test looks for others.
 """
+
+from typing import ClassVar
 
 
 class Refusal(Exception):
@@ -30,11 +34,14 @@ class Refusal(Exception):
 
     `retry_after_s` is sent as `retry-after` (1 to 60 s); `should_retry` as `x-should-retry` where it is not None;
     `close` ends the connection after the answer, because what follows on it cannot be trusted or is not wanted.
+    `also` are more precise codes that a class may be given, and what each says.
     """
 
     status = 500
     type = "server_error"
     code = "internal_error"
+    also: ClassVar[dict[str, str]] = {}
+    should_retry: bool | None = None
     close = False
 
     def __init__(
@@ -52,7 +59,8 @@ class Refusal(Exception):
         self.param = param
         self.code = code or type(self).code
         self.retry_after_s = retry_after_s
-        self.should_retry = should_retry
+        if should_retry is not None:
+            self.should_retry = should_retry
         self.headers = headers
 
     def __repr__(self) -> str:
@@ -75,7 +83,18 @@ class InvalidHeader(BadRequest):
     """The request line or a header is malformed, doubled or not supported; the connection closes."""
 
     code = "invalid_header"
+    also: ClassVar = {
+        "invalid_http": "The request is not HTTP/1.1 or 1.0 as it must be written; the connection closes.",
+        "invalid_host": "The Host header is missing, or neither a name nor an address; the connection closes.",
+        "invalid_url": "The request target is no path that starts with '/'; the connection closes.",
+    }
     close = True
+
+
+class Unprocessable(BadRequest):
+    """The engine could not take in what the request refers to, such as an image's address; the message says why."""
+
+    status = 422
 
 
 class ContextTooLong(BadRequest):
@@ -91,9 +110,10 @@ class Unauthorized(Refusal):
 
 
 class NotFound(Refusal):
-    """There is no such path, or no such stored response for this key."""
+    """There is no such path, or the engine does not know what was asked for."""
 
     status, type, code = 404, "invalid_request_error", "not_found"
+    also: ClassVar = {"response_not_found": "There is no such stored response for this key."}
 
 
 class ModelNotFound(NotFound):
@@ -112,12 +132,14 @@ class Conflict(Refusal):
     """It cannot be done while something else is under way."""
 
     status, type, code = 409, "conflict_error", "conflict"
+    also: ClassVar[dict[str, str]] = {"rollout_running": "A rollout is under way; wait for its end."}
 
 
 class RequestTimeout(Refusal):
     """The request did not arrive in time; the connection closes."""
 
     status, type, code = 408, "timeout_error", "request_timeout"
+    should_retry = False
     close = True
 
 
@@ -149,15 +171,17 @@ class HeadersTooLarge(Refusal):
 
 
 class InternalError(Refusal):
-    """Forebay or the engine failed on this request; the log says why."""
+    """Forebay failed on this request; its log says why."""
 
     status, type, code = 500, "server_error", "internal_error"
+    also: ClassVar = {"engine_error": "The engine failed on this request; its log says why."}
 
 
 class BadGateway(Refusal):
-    """The engine answered with something that is no answer."""
+    """The engine answered with something that is no answer; try again."""
 
     status, type, code = 502, "server_error", "upstream_invalid_response"
+    also: ClassVar = {"engine_aborted": "The engine gave the request up midway; try again."}
 
 
 class Unavailable(Refusal):
@@ -185,6 +209,6 @@ class Draining(Unavailable):
 
 
 class UpstreamTimeout(Refusal):
-    """The engine took too long; after the first token a retry would repeat work."""
+    """The engine took too long; after the first token a retry would repeat work, so clients are told not to."""
 
     status, type, code = 504, "timeout_error", "upstream_timeout"

@@ -1,7 +1,7 @@
 """Stands in for vLLM's process: takes its options, serves --uds or --port, and misbehaves as STUB says. Standard
 library only.
 
-    STUB         exit-0 · unhealthy · no-generation · stubborn
+    STUB         exit-0 · unhealthy · no-generation · stubborn · loading (for ever, deaf to SIGTERM, as vLLM is then)
     STUB_SICK    while this file exists, /health answers 503
     STUB_HANG    while this file exists, no generation begins, and none goes on
     --fail       as an option: ends at once, as vLLM does for options that it does not take
@@ -177,6 +177,10 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stubborn_grandchild()
     print("INFO 11-21 10:00:00 [api_server.py:1] starting", flush=True)
+    if MODE == "loading":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("INFO 11-21 10:00:00 [weights.py:1] loading", flush=True)
+        signal.pause()
     if root := os.environ.get("VLLM_CACHE_ROOT"):  # something compiled
         Path(root).mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):

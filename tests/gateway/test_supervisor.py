@@ -144,6 +144,19 @@ async def test_stopping_ends_what_ignores_sigterm_and_what_left_the_group(superv
         assert len(watched.family()) == 3  # leash, stub, grandchild
 
 
+async def test_an_engine_that_still_loads_is_stopped_at_once(
+    supervise: StartSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "forebay.engine")
+    async with supervise("loading", engine_stop_timeout_s=60) as watched:
+        async with asyncio.timeout(10):
+            while "[weights.py:1] loading" not in caplog.messages:
+                await asyncio.sleep(0.01)
+        watched.supervisor.stop()
+        assert (await watched.until(State.STOPPED)).why == "exited with status 137"
+    assert watched.supervisor.oom_events == 0
+
+
 def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
     program = f"""
 import asyncio, sys

@@ -5,11 +5,13 @@ from fastapi import FastAPI
 from forebay import __version__
 from forebay.api import health
 
+PAGES = (health.router, health.metrics_router)
+
 
 def make_app(agent: health.Role) -> FastAPI:
     """The application over one agent."""
     app = FastAPI(title="Forebay engine agent", version=__version__, openapi_url=None)
     app.state.role = agent
-    app.include_router(health.router)
-    app.include_router(health.metrics_router)
+    for router in PAGES:
+        app.include_router(router)
     return app

@@ -1,6 +1,6 @@
 """Where settings come from: defaults, then a TOML file, then the environment, then flags; the later wins.
 
-Each value's source is remembered, so that an error or `forebay config show` can name it.
+Each value's source is remembered, so that an error can name it.
 """
 
 import json

@@ -10,6 +10,8 @@ An event that is not in the table for the state is a bug of the caller: it raise
 
 An exit that was not asked for is a crash whatever its status: vLLM exits with 0 when its engine dies. A stop that a
 stall or a missed start deadline caused counts as a crash too; one that was asked for does not.
+
+What is not healthy yet is not asked to end but killed: vLLM ignores SIGTERM while it loads, and nothing is lost.
 """
 
 from dataclasses import dataclass
@@ -226,7 +228,8 @@ class Lifecycle:
 
     def _enter(self, to: State, why: str, now: float) -> list[Effect]:
         old, self.state = self.state, to
-        return [Announce(old, to, why), *self._on_entering(to, now)]
+        effects = self._kill() if (old, to) == (State.STARTING, State.STOPPING) else self._on_entering(to, now)
+        return [Announce(old, to, why), *effects]
 
     def _on_entering(self, state: State, now: float) -> list[Effect]:
         limits = self._deadlines

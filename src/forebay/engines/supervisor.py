@@ -232,7 +232,7 @@ class Supervisor:
             self._send(spawn, ProcessExited(f"could not be started: {failure}"))
             return
         if self.state is State.STOPPING:  # it was unwanted while it was being started
-            process.terminate()
+            process.kill()
         status = await process.wait()
         self._earlier_oom_events += process.oom_events
         self._process = None

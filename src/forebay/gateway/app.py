@@ -13,12 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from forebay import __version__
 from forebay.api import admin, health, models
 from forebay.gateway.errors import error_body, error_headers
-from forebay.gateway.routes import RELAYED_PATHS, Dialect
+from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal, Unauthorized
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
 log = logging.getLogger("forebay.access")
+
+OPEN = (health.router,)
+KEYED = (models.router, health.metrics_router)  # metrics may be opened: `metrics_public`
+ADMIN = (admin.router,)  # with a key of `admin_keys`
 
 
 def make_app(gateway: "Gateway") -> FastAPI:
@@ -34,11 +38,13 @@ def make_app(gateway: "Gateway") -> FastAPI:
             raise Unauthorized("No admin key is set; start Forebay with FOREBAY_ADMIN_KEYS.")
         gateway.admin.authenticate(*_keys(request))
 
-    app.include_router(health.router)
-    app.include_router(models.router, dependencies=[Depends(authenticate)])
-    app.include_router(admin.router, dependencies=[Depends(authenticate_admin)])
-    open_metrics = gateway.settings.metrics_public
-    app.include_router(health.metrics_router, dependencies=[] if open_metrics else [Depends(authenticate)])
+    for router in OPEN:
+        app.include_router(router)
+    for router in KEYED:
+        is_open = router is health.metrics_router and gateway.settings.metrics_public
+        app.include_router(router, dependencies=[] if is_open else [Depends(authenticate)])
+    for router in ADMIN:
+        app.include_router(router, dependencies=[Depends(authenticate_admin)])
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_wrong_body)
@@ -50,13 +56,13 @@ def make_app(gateway: "Gateway") -> FastAPI:
             allow_origins=list(gateway.settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "x-api-key", "content-type", "x-request-id", "traceparent"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "request-id", "retry-after"],
         )
     return app
 
 
 class _RequestId:
-    """Gives every answer its `x-request-id`, and every request but the probes (they come every second) its log line."""
+    """Gives every answer its request id, and every request but the probes (they come every second) its log line."""
 
     def __init__(self, app: ASGIApp, gateway: "Gateway") -> None:
         self._app = app
@@ -68,21 +74,23 @@ class _RequestId:
             return
         request_id = self._gateway.request_id_of(dict(scope["headers"]))
         scope["state"]["request_id"] = request_id
-
+        fields = [(b"x-request-id", request_id.encode())]
+        if dialect_of(scope["raw_path"]) is Dialect.ANTHROPIC:
+            fields.append((b"request-id", request_id.encode()))
         started, status = monotonic(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *fields]
             await send(message)
 
         await self._app(scope, receive, send_with_id)
         if self._gateway.settings.access_log and scope["path"] not in health.PROBE_PATHS:
-            fields = {"method": scope["method"], "path": scope["path"][:256], "status": status}
+            what = {"method": scope["method"], "path": scope["path"][:256], "status": status}
             elapsed_ms = round((monotonic() - started) * 1e3, 3)
-            log.info("request", extra={"request_id": request_id, **fields, "duration_ms": elapsed_ms})
+            log.info("request", extra={"request_id": request_id, **what, "duration_ms": elapsed_ms})
 
 
 def _keys(request: Request) -> tuple[bytes | None, bytes | None]:
@@ -95,7 +103,7 @@ def _keys(request: Request) -> tuple[bytes | None, bytes | None]:
 
 
 def _refusal_response(request: Request, refusal: Refusal) -> Response:
-    body = error_body(refusal, Dialect.OPENAI, request.state.request_id)
+    body = error_body(refusal, dialect_of(request.scope["raw_path"]), request.state.request_id)
     lines = error_headers(refusal).decode("latin-1").splitlines()
     headers = dict(line.split(": ", 1) for line in lines)
     return Response(body, refusal.status, headers, "application/json")

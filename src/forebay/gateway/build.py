@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Coroutine, Iterable, Sequence
@@ -48,7 +49,7 @@ log = logging.getLogger("forebay.gateway")
 
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
-EXPOSED_HEADERS = b"x-request-id, retry-after"
+EXPOSED_HEADERS = b"x-request-id, request-id, retry-after"
 
 
 class RolloutView(Protocol):
@@ -105,7 +106,7 @@ class Gateway:
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
         self.date_line = b""
         self.default_headers: list[tuple[bytes, bytes]] = []
-        self._ids = RequestIds()
+        self._ids = RequestIds(os.urandom)
         self._cors: dict[str, bytes] = {origin: _cors_lines(origin) for origin in settings.cors_origins}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch_figures(writer)

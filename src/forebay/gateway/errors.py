@@ -52,6 +52,12 @@ def error_headers(refusal: Refusal) -> bytes:
     return b"".join(lines)
 
 
+def id_lines(request_id: str, dialect: Dialect) -> bytes:
+    """The header lines that tell a request's id; Anthropic's clients read one of a name of their own."""
+    line = b"x-request-id: %s\r\n" % request_id.encode()
+    return line + line[2:] if dialect is Dialect.ANTHROPIC else line
+
+
 def error_events(refusal: Refusal, dialect: Dialect, sequence_number: int) -> bytes:
     """What ends a stream that cannot go on, in the form that each official client raises on."""
     if dialect is Dialect.ANTHROPIC:
@@ -78,11 +84,10 @@ def refusal_from_engine(status: int, body: bytes) -> Refusal:
     """
     message, param = _engine_words(body)
     if status in (400, 422, 501):
-        kind = refusals.ContextTooLong if _is_context_length(message) else refusals.BadRequest
-        refusal = kind(message or "The engine refused the request.", param=param)
-        if status == 422:
-            refusal.status = 422
-        return refusal
+        kind: type[Refusal] = refusals.Unprocessable if status == 422 else refusals.BadRequest
+        if _is_context_length(message):
+            kind = refusals.ContextTooLong
+        return kind(message or "The engine refused the request.", param=param)
     if status == 404:
         return refusals.NotFound(message or "The engine does not know what was asked for.", param=param)
     if status == 413:
@@ -113,15 +118,17 @@ def refusal_from_failure(failure: Failure, *, generated: bool) -> Refusal:
             return refusals.UpstreamTimeout("The engine took too long.", should_retry=False if generated else None)
 
 
+def anthropic_type(status: int) -> str:
+    """What Anthropic calls an error of a status."""
+    return _ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
+
+
 def _openai_error(refusal: Refusal) -> dict[str, Any]:
     return {"message": refusal.message, "type": refusal.type, "param": refusal.param, "code": refusal.code}
 
 
 def _anthropic_error(refusal: Refusal) -> dict[str, str]:
-    kind = _ANTHROPIC_TYPES.get(refusal.status)
-    if kind is None:
-        kind = "api_error" if refusal.status >= 500 else "invalid_request_error"
-    return {"type": kind, "message": refusal.message}
+    return {"type": anthropic_type(refusal.status), "message": refusal.message}
 
 
 def _engine_words(body: bytes) -> tuple[str, str | None]:

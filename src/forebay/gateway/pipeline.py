@@ -5,6 +5,8 @@ once; whatever ends an exchange ends in `finish`. Nothing here waits: an unconte
 know neither each other nor the exchange; they raise a `Refusal` or return what they decided.
 """
 
+import os
+
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.relay import Relay
@@ -58,7 +60,7 @@ class Pipeline:
         self.relay_limits = relay_limits
         self.running: set[Exchange] = set()
         self.draining = False
-        self._ids = RequestIds()
+        self._ids = RequestIds(os.urandom)
 
     def identify(self, exchange: Exchange) -> None:
         """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""

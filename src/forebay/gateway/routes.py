@@ -5,7 +5,7 @@ ones. A method that is not listed for a known path is answered 405 by the FastAP
 not relayed is answered there (`gateway/app.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 _ID_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
@@ -23,7 +23,8 @@ class Dialect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A relayed endpoint. `name` labels it in metrics; `stream_ends` are the lines that close a stream properly;
+    """A relayed endpoint. `name` labels it in metrics; `stream_ends` are the lines that close a stream properly,
+    none where there is never a stream;
     `generates` tells that the engine's core works on it, not its front alone; `resumable` that another engine can go on
     with a stream of it, `chat` in which form."""
 
@@ -45,16 +46,30 @@ _RESPONSES_END = (b"event: response.completed", b"event: response.incomplete", b
 _RELAYED = (
     Route("chat_completions", b"POST", b"/v1/chat/completions", usage_on_request=True, resumable=True, chat=True),
     Route("completions", b"POST", b"/v1/completions", usage_on_request=True, resumable=True),
-    Route("embeddings", b"POST", b"/v1/embeddings"),
+    Route("embeddings", b"POST", b"/v1/embeddings", stream_ends=()),
     Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True),
     Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",)),
-    Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC, generates=False),
-    Route("tokenize", b"POST", b"/tokenize", model_required=False, generates=False),
-    Route("detokenize", b"POST", b"/detokenize", model_required=False, generates=False),
+    Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC, (), generates=False),
+    Route("tokenize", b"POST", b"/tokenize", stream_ends=(), model_required=False, generates=False),
+    Route("detokenize", b"POST", b"/detokenize", stream_ends=(), model_required=False, generates=False),
 )
+_STORED_RESPONSE = b"/v1/responses/"
+_STORED = {
+    (b"GET", b""): Route(
+        "responses_get", b"GET", b"/v1/responses/{response_id}", Dialect.RESPONSES, _RESPONSES_END, generates=False
+    ),
+    (b"POST", b"cancel"): Route(
+        "responses_cancel", b"POST", b"/v1/responses/{response_id}/cancel", Dialect.RESPONSES, (), generates=False
+    ),
+}
+ROUTES = (*_RELAYED, *_STORED.values())
 _EXACT = {(route.method, route.path): route for route in _RELAYED}
 RELAYED_PATHS = frozenset(route.path.decode() for route in _RELAYED)
-_STORED_RESPONSE = b"/v1/responses/"
+
+
+def dialect_of(target: bytes) -> Dialect:
+    """Whose error form a path speaks, whether or not it is relayed or even exists."""
+    return Dialect.ANTHROPIC if target.startswith(b"/v1/messages") else Dialect.OPENAI
 
 
 def find_route(method: bytes, target: bytes) -> Route | None:
@@ -69,22 +84,11 @@ def find_route(method: bytes, target: bytes) -> Route | None:
 
 
 def _stored_response(method: bytes, path: bytes, query: bytes) -> Route | None:
-    """`GET /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`."""
+    """The endpoint for one stored response; its path is that of the response."""
     response_id, _, action = path.removeprefix(_STORED_RESPONSE).partition(b"/")
     if not response_id or len(response_id) > _MAX_ID or response_id.translate(None, _ID_CHARACTERS):
         return None
-    if (method, action) not in ((b"GET", b""), (b"POST", b"cancel")):
+    route = _STORED.get((method, action))
+    if route is None or len(query) > 256 or query.translate(None, _QUERY_CHARACTERS):
         return None
-    if len(query) > 256 or query.translate(None, _QUERY_CHARACTERS):
-        return None
-    name = "responses_cancel" if action else "responses_get"
-    target = path + (b"?" + query if query else b"")
-    return Route(
-        name,
-        method,
-        target,
-        Dialect.RESPONSES,
-        _RESPONSES_END,
-        generates=False,
-        response_id=response_id.decode("ascii"),
-    )
+    return replace(route, path=path + (b"?" + query if query else b""), response_id=response_id.decode("ascii"))

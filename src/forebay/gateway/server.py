@@ -27,9 +27,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from forebay.gateway.asgi import make_cycle
-from forebay.gateway.errors import error_body, error_headers
+from forebay.gateway.errors import error_body, error_headers, id_lines
 from forebay.gateway.exchange import Exchange
-from forebay.gateway.routes import Dialect, find_route
+from forebay.gateway.routes import dialect_of, find_route
 from forebay.refusals import (
     BodyTooLarge,
     HeadersTooLarge,
@@ -353,12 +353,12 @@ class ClientConnection(HttpToolsProtocol):
             return
         closing = close or not self._stays_open()
         self.transport.write(
-            b"%s%scontent-type: %s\r\nx-request-id: %s\r\n%s%scontent-length: %d\r\n\r\n%s"
+            b"%s%scontent-type: %s\r\n%s%s%scontent-length: %d\r\n\r\n%s"
             % (
                 STATUS_LINE[status],
                 self.gateway.date_line,
                 content_type,
-                exchange.request_id.encode(),
+                id_lines(exchange.request_id, exchange.route.dialect),
                 self._common_lines(exchange),
                 b"connection: close\r\n" + extra if closing else extra,
                 len(body),
@@ -376,11 +376,11 @@ class ClientConnection(HttpToolsProtocol):
         if self._closes_after:
             lines += b"connection: close\r\n"
         self._chunked = exchange.http11
-        head = b"%s%s%sx-request-id: %s\r\n%s%s\r\n" % (
+        head = b"%s%s%s%s%s%s\r\n" % (
             STATUS_LINE[200],
             self.gateway.date_line,
             _STREAM_HEAD,
-            exchange.request_id.encode(),
+            id_lines(exchange.request_id, exchange.route.dialect),
             self._common_lines(exchange),
             lines,
         )
@@ -437,15 +437,15 @@ class ClientConnection(HttpToolsProtocol):
         if self.current is not None or self._waiting:  # earlier answers come first
             self._last_words = refusal
             return
-        request_id = self.gateway.new_request_id()
-        body = error_body(refusal, Dialect.OPENAI, request_id)
+        request_id, dialect = self.gateway.new_request_id(), dialect_of(self.url)
+        body = error_body(refusal, dialect, request_id)
         self.transport.write(
-            b"%s%scontent-type: application/json\r\nx-request-id: %s\r\n%scontent-length: %d\r\n"
+            b"%s%scontent-type: application/json\r\n%s%scontent-length: %d\r\n"
             b"connection: close\r\n\r\n%s"
             % (
                 STATUS_LINE[refusal.status],
                 self.gateway.date_line,
-                request_id.encode(),
+                id_lines(request_id, dialect),
                 error_headers(refusal),
                 len(body),
                 body,
@@ -477,7 +477,7 @@ class ClientConnection(HttpToolsProtocol):
         if self.current is not None:
             self.transport.close()
             return
-        self._answer_raw(RequestTimeout("The request took too long to arrive.", should_retry=False))
+        self._answer_raw(RequestTimeout("The request took too long to arrive."))
 
     def _check_unread(self, now: float) -> None:
         """The client has left its answer unread for long: cut it off, unless it reads, however slowly."""

@@ -4,13 +4,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from forebay.generate import engine_states, errors_reference, example_toml, metrics_reference, settings_reference
+from forebay.generate import (
+    cli_reference,
+    endpoints_reference,
+    engine_states,
+    errors_reference,
+    example_toml,
+    metrics_reference,
+    settings_reference,
+)
 
 ARTEFACTS: dict[str, Callable[[], str]] = {
     "forebay.example.toml": example_toml.render,
     "docs/reference/settings.md": settings_reference.render,
     "docs/reference/metrics.md": metrics_reference.render,
     "docs/reference/errors.md": errors_reference.render,
+    "docs/reference/endpoints.md": endpoints_reference.render,
+    "docs/reference/cli.md": cli_reference.render,
     "docs/reference/engine-states.md": engine_states.render,
 }
 

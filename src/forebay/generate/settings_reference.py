@@ -5,22 +5,24 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from forebay.config.sources import environment_names
-from forebay.generate.fields import by_group, default_of, range_of
+from forebay.generate.fields import by_group, default_of, kind_of, range_of
 
 HEADER = """\
 <!-- Generated from the code: `make generate`. -->
 # Settings
 
 A setting is a line of `forebay.toml`, an environment variable, and, unless it is a secret, an option of the commands
-named. Flags go before the environment, the environment before the file. A list is comma-separated in the environment.
+named. Flags go before the environment, the environment before the file. A list is comma-separated in the environment;
+as an option it is repeated. A table is written name=value there, and as a table in the file.
 """
+_COLUMNS = "| setting | type | default | range | meaning | environment | option of |"
 
 
 def render() -> str:
     lines = [HEADER]
     for group, fields in by_group():
-        lines += [f"## {group.capitalize()}\n", "| setting | default | range | meaning | environment | option of |"]
-        lines.append("| --- | --- | --- | --- | --- | --- |")
+        lines += [f"## {group.capitalize()}\n", _COLUMNS]
+        lines.append("| --- " * _COLUMNS.count(" | ") + "| --- |")
         lines += [_row(name, field) for name, field in fields]
         lines.append("")
     return "\n".join(lines)
@@ -31,4 +33,5 @@ def _row(name: str, field: FieldInfo) -> str:
     variables = " ".join(f"`{variable}`" for variable in environment_names(name, field))
     default, roles = default_of(field), ", ".join(extra["roles"])
     meaning = (field.description or "").replace("|", "\\|")
-    return f"| `{name}` | {f'`{default}`' if default else ''} | {range_of(field)} | {meaning} | {variables} | {roles} |"
+    cells = (f"`{name}`", kind_of(name, field), f"`{default}`" if default else "", range_of(field), meaning, variables)
+    return f"| {' | '.join(cells)} | {roles} |"

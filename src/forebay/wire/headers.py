@@ -1,6 +1,6 @@
 """Headers that the gateway itself reads or writes: request ids and trace context."""
 
-import os
+from collections.abc import Callable
 
 _ID_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 _HEX_AND_DASH = b"0123456789abcdef-"
@@ -9,15 +9,16 @@ _BATCH = 256
 
 
 class RequestIds:
-    """Makes unguessable request ids, 32 hex digits each, drawing randomness in batches."""
+    """Makes unguessable request ids, 32 hex digits each, drawing bytes from `random` in batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._random = random
         self._hex = ""
         self._at = 0
 
     def next(self) -> str:
         if self._at >= len(self._hex):
-            self._hex = os.urandom(_ID_BYTES * _BATCH).hex()
+            self._hex = self._random(_ID_BYTES * _BATCH).hex()
             self._at = 0
         start = self._at
         self._at = start + 2 * _ID_BYTES

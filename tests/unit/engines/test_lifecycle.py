@@ -97,6 +97,17 @@ def test_the_way_up_and_the_way_down() -> None:
     assert (lifecycle.state, lifecycle.wanted) == (State.STOPPED, False)
 
 
+@pytest.mark.parametrize(
+    ("state", "how"), [(State.STARTING, Kill.KILL), (State.WARMING, Kill.TERM), (State.DRAINING, Kill.TERM)]
+)
+def test_what_was_never_healthy_is_killed_at_once_and_all_else_is_asked_first(state: State, how: Kill) -> None:
+    late = in_state(state).handle(DeadlinePassed(), 0.0)
+    assert [effect.how for effect in late if isinstance(effect, Signal)] == [how]
+    if state is not State.DRAINING:
+        unwanted = in_state(state).want(False, 0.0)
+        assert [effect.how for effect in unwanted if isinstance(effect, Signal)] == [how]
+
+
 def test_an_exit_that_was_not_asked_for_is_followed_by_a_longer_and_longer_pause() -> None:
     lifecycle = a_lifecycle(limit=10)
     lifecycle.want(True, 0.0)

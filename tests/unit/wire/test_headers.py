@@ -1,12 +1,14 @@
 """Ids and trace context."""
 
+import os
+
 import pytest
 
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
 
 
 def test_ids_are_of_32_digits_and_none_comes_twice() -> None:
-    ids = RequestIds()
+    ids = RequestIds(os.urandom)
     made = [ids.next() for _ in range(2000)]
     assert len(set(made)) == 2000
     assert all(len(one) == 32 and int(one, 16) >= 0 for one in made)

@@ -1,0 +1,46 @@
+"""`docs/reference/cli.md`: the commands, what each takes of its own, and which settings are its options."""
+
+from typing import Any
+
+import typer
+
+from forebay.cli.main import app
+from forebay.config.settings import Settings
+
+HEADER = """\
+<!-- Generated from the code: `make generate`. -->
+# Commands
+
+What a setting means is in [settings](settings.md); every command says it too, with `--help`. A setting that is on or
+off is switched off with `--no-` before its name.
+"""
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its name, and `forebay` itself, as the command line's parser has them."""
+    group: Any = typer.main.get_command(app)
+    return {"forebay": group, **{f"forebay {name}": command for name, command in group.commands.items()}}
+
+
+def render() -> str:
+    return "\n".join([HEADER, *(_section(name, command) for name, command in commands().items())])
+
+
+def _section(name: str, command: Any) -> str:
+    what = command.help.partition("\n")[0].rstrip(":.")
+    own = [parameter for parameter in command.params if not _is_setting(parameter)]
+    lines = [f"## {name}\n", f"{what}.\n", "| argument or option | meaning |", "| --- | --- |"]
+    lines += [f"| `{_name(parameter)}` | {parameter.help} |" for parameter in own]
+    settings = [f"`{parameter.opts[0]}`" for parameter in command.params if _is_setting(parameter)]
+    if settings:
+        lines += ["", f"Settings: {', '.join(settings)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _is_setting(parameter: Any) -> bool:
+    return parameter.param_type_name == "option" and parameter.name in Settings.model_fields
+
+
+def _name(parameter: Any) -> str:
+    argument = parameter.param_type_name == "argument"
+    return str((parameter.metavar or parameter.name.upper()) if argument else parameter.opts[0])
