@@ -102,3 +102,38 @@ async def test_long_work_of_the_front_alone_is_no_stall(start_gateway: StartGate
         engine.script(Behaviour(head_delay_s=1.0))
         assert (await fetch(running.url, "POST", "/tokenize", {"prompt": "x"}, **AUTH)).status == 200
         assert next(iter(running.gateway.replicas)).ready
+
+
+async def test_an_idle_engine_that_hangs_is_found_by_asking_it_for_a_token(start_gateway: StartGateway) -> None:
+    flags = {"engine_stall_s": 0.3, "idle_probe_s": 0.2, "health_interval_s": 0.05}
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        replica = next(iter(running.gateway.replicas))
+        await engine.wait_for(lambda e: len(e.calls("/v1/completions")) >= 2)  # asked again and again
+        assert replica.ready
+        engine.on("/v1/completions", Behaviour(faults=[Fault("token", "hang")]))
+        async with asyncio.timeout(5):
+            while replica.ready:
+                await asyncio.sleep(0.01)
+        assert "no token" in replica.why
+        assert running.figures()[f'forebay_replica_stalls_total{{replica="{replica.name}"}}'] == 1
+        engine.on("/v1/completions", None)
+        async with asyncio.timeout(5):
+            while not replica.ready:
+                await asyncio.sleep(0.01)
+
+
+async def test_an_engine_that_is_busy_for_others_is_not_taken_for_one_that_hangs(start_gateway: StartGateway) -> None:
+    flags = {"engine_stall_s": 0.1, "idle_probe_s": 0.1, "health_interval_s": 0.05}
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        replica = next(iter(running.gateway.replicas))
+        engine.on("/v1/completions", Behaviour(faults=[Fault("token", "hang")]))  # ours wait behind all of theirs
+
+        async def steps_for_others() -> None:
+            while True:
+                engine.generated += 1
+                await asyncio.sleep(0.01)
+
+        others = asyncio.create_task(steps_for_others())
+        await engine.wait_for(lambda e: len(e.calls("/v1/completions")) >= 4)
+        others.cancel()
+        assert (replica.ready, replica.stalls) == (True, 0)

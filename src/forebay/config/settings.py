@@ -338,11 +338,10 @@ class Settings(BaseModel):
 
     idle_probe_s: Seconds = setting(
         30.0,
-        "Time an engine may have nothing to do before `forebay engine` asks it for one token, seconds.",
+        "Time an engine may have nothing to do before it is asked for one token, to see that it still works, seconds.",
         group="engine",
-        roles=ENGINE,
+        roles=ALL,
     )
-
     rollout: Literal["auto", "surge", "in_place"] = setting(
         "auto",
         "How an engine is replaced by one with other options: the new one beside the old one first (surge), or in its "

@@ -195,6 +195,7 @@ class Gateway:
             replica,
             interval_s=self.settings.health_interval_s,
             timeout_s=self.settings.health_timeout_s,
+            idle_probe_s=self.settings.idle_probe_s,
             on_change=lambda _: self.replicas.refresh(),
         )
 

@@ -2,19 +2,23 @@
 
 A replica is taken in when `/v1/models` names a model; after a stall, only once it has generated again. It is taken out
 when it refuses connections or answers `/health` with anything but 200, twice in a row: a time-out proves nothing, since
-a saturated engine answers late. (Stalls are found by `gateway/stalls.py`.)
+a saturated engine answers late. (Stalls under load are found by `gateway/stalls.py`.)
+
+A replica that has had nothing to do for us for a while is asked for one token, since `/health` would not tell that it
+hangs. If that does not come in time, and the step counter, where it can be read, has not moved either, it has stalled.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from time import monotonic
 
 import msgspec
 
 from forebay.failures import Failure
 from forebay.replicas.replica import Replica
 from forebay.upstream.fetch import fetch
-from forebay.upstream.questions import check_health, generate_once
+from forebay.upstream.questions import check_health, count_steps, generate_once
 
 log = logging.getLogger("forebay.replicas")
 
@@ -49,27 +53,69 @@ async def learn_models(replica: Replica, timeout_s: float) -> None:
     }
 
 
-async def watch(replica: Replica, *, interval_s: float, timeout_s: float, on_change: Callable[[Replica], None]) -> None:
+async def watch(
+    replica: Replica,
+    *,
+    interval_s: float,
+    timeout_s: float,
+    idle_probe_s: float,
+    on_change: Callable[[Replica], None],
+) -> None:
     """Check a replica for ever; `on_change` is told when it joins, leaves or serves other models."""
-    strikes = 0
+    strikes, quiet_since = 0, monotonic()
     while True:
         try:
-            if replica.ready:
+            if not replica.ready or replica.in_flight:
+                quiet_since = monotonic()
+            if not replica.ready:
+                await _see_whether_it_works(replica, timeout_s)
+                _set_ready(replica, True, "answers", on_change)
+            elif monotonic() - quiet_since < idle_probe_s:
                 await check_health(replica.upstream, timeout_s, replica.api_key)
             else:
-                await learn_models(replica, timeout_s)
-                if replica.suspect and replica.models:
-                    await generate_once(replica.upstream, next(iter(replica.models)), timeout_s, replica.api_key)
-                    replica.suspect = False
-                _set_ready(replica, True, "answers", on_change)
+                await _probe(replica, timeout_s)
+                quiet_since = monotonic()
             strikes = 0
         except Failure as failure:
             strikes += 1
             if not replica.ready:
                 replica.why = str(failure)
-            elif failure.kind != "timeout" and strikes >= STRIKES:
+            elif failure.kind == "stalled" or (failure.kind != "timeout" and strikes >= STRIKES):
+                replica.suspect = replica.suspect or failure.kind == "stalled"
                 _set_ready(replica, False, str(failure), on_change)
         await asyncio.sleep(interval_s if replica.ready else min(interval_s, 1.0))
+
+
+async def _see_whether_it_works(replica: Replica, timeout_s: float) -> None:
+    """Return if it may be asked. Raises `Failure`."""
+    await learn_models(replica, timeout_s)
+    if replica.suspect and replica.models:
+        await generate_once(replica.upstream, next(iter(replica.models)), timeout_s, replica.api_key)
+        replica.suspect = False
+
+
+async def _probe(replica: Replica, timeout_s: float) -> None:
+    """Ask for one token. Raises `Failure`, `stalled` where neither it comes nor anything else moves."""
+    model = next(iter(replica.models), None)
+    if model is None:
+        return
+    before = await _steps(replica, timeout_s)
+    try:
+        await generate_once(replica.upstream, model, replica.progress.stall_s, replica.api_key)
+    except Failure as failure:
+        if failure.kind != "timeout":
+            raise
+        after = await _steps(replica, timeout_s)
+        if after is None or after == before:
+            replica.stalls += 1
+            raise Failure("stalled", f"stalled: no token within {replica.progress.stall_s:g} s though idle") from None
+
+
+async def _steps(replica: Replica, timeout_s: float) -> float | None:
+    try:
+        return await count_steps(replica.upstream, timeout_s, replica.api_key)
+    except Failure:
+        return None
 
 
 def _set_ready(replica: Replica, ready: bool, why: str, on_change: Callable[[Replica], None]) -> None:
