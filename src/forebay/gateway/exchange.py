@@ -6,6 +6,8 @@ read by the recorder when it is over.
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from forebay.policy.affinity import Affinity
 from forebay.policy.auth import Principal
 from forebay.policy.verdict import Lease
@@ -20,78 +22,38 @@ if TYPE_CHECKING:
     from forebay.wire.body import Demand
 
 
-class Exchange:
-    """Times are monotonic seconds, 0 where the moment has not come."""
+class Exchange(msgspec.Struct, eq=False):
+    """Times are monotonic seconds, 0 where the moment has not come. (A Struct, because one is made a request.)"""
 
-    __slots__ = (
-        "affinity",
-        "answer_status",
-        "attempts",
-        "body",
-        "bytes_out",
-        "client",
-        "demand",
-        "engine_id",
-        "error_code",
-        "events_out",
-        "finished",
-        "first_token_at",
-        "headers",
-        "http11",
-        "last_token_at",
-        "leases",
-        "model",
-        "principal",
-        "refusal",
-        "relay",
-        "replica",
-        "request_id",
-        "resumable",
-        "route",
-        "started_at",
-        "takeovers",
-        "traceparent",
-        "usage",
-        "work_tokens",
-    )
-
-    def __init__(
-        self,
-        client: "ClientConnection",
-        route: "Route",
-        headers: dict[bytes, bytes],
-        http11: bool,
-        now: float,
-    ) -> None:
-        self.client = client
-        self.route = route
-        self.headers = headers
-        self.http11 = http11
-        self.started_at = now
-        self.body = b""
-        self.request_id = ""
-        self.engine_id = ""
-        self.traceparent: bytes | None = None
-        self.principal: Principal | None = None
-        self.demand: Demand | None = None
-        self.model = ""
-        self.affinity: Affinity | None = None
-        self.work_tokens = 0
-        self.refusal: Refusal | None = None
-        self.relay: Relay | None = None
-        self.replica: Replica | None = None
-        self.leases: list[Lease] = []
-        self.attempts = 0
-        self.takeovers = 0
-        self.first_token_at = 0.0
-        self.last_token_at = 0.0
-        self.usage: Usage | None = None
-        self.resumable = False
-        self.answer_status = 0
-        self.error_code = ""
-        self.bytes_out = 0
-        self.events_out = 0
-        self.finished = False
+    client: "ClientConnection"
+    route: "Route"
+    headers: dict[bytes, bytes]
+    http11: bool
+    started_at: float
+    body: bytes = b""
+    request_id: str = ""
+    engine_id: str = ""
+    traceparent: bytes | None = None
+    principal: Principal | None = None
+    demand: "Demand | None" = None
+    model: str = ""
+    affinity: Affinity | None = None
+    work_tokens: int = 0
+    refusal: "Refusal | None" = None
+    relay: "Relay | None" = None
+    replica: "Replica | None" = None
+    leases: list[Lease] = []
+    attempts: int = 0
+    takeovers: int = 0
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
+    usage: Usage | None = None
+    resumable: bool = False
+    answer_status: int = 0
+    error_code: str = ""
+    bytes_out: int = 0
+    events_out: int = 0
+    finished: bool = False
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "running"

@@ -193,7 +193,6 @@ class Relay(Sending):
         exchange.usage = usage_of(answer)
         if exchange.route.stores:
             self._record_owner(answer.id)
-        self._pipeline.recorder.tokens(exchange, now)
         exchange.client.respond(exchange, 200, b"application/json", body)
         self._pipeline.finish(exchange, "answered", now)
 

@@ -24,5 +24,5 @@ class Admission:
         self.running += 1
         return Lease(self._release)
 
-    def _release(self, outcome: Outcome, now: float) -> None:
-        self.running -= 1
+    def _release(self, held: int, outcome: Outcome, now: float) -> None:
+        self.running -= held

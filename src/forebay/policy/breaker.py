@@ -19,6 +19,9 @@ class BreakerState(Enum):
     HALF_OPEN = "half_open"
 
 
+_CLOSED, _OPEN, _HALF_OPEN = BreakerState  # names without a dot: these are compared for every request
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerLimits:
     """When to open and for how long; counts, shares and seconds."""
@@ -48,7 +51,7 @@ class Breaker:
 
     def __init__(self, limits: BreakerLimits | None = None) -> None:
         self._limits = limits or BreakerLimits()
-        self.state = BreakerState.CLOSED
+        self.state = _CLOSED
         self._in_a_row = 0
         self._attempts = [0, 0]  # this half of the window, and the one before
         self._failures = [0, 0]
@@ -63,34 +66,36 @@ class Breaker:
 
     def may_ask(self, now: float) -> bool:
         """Whether a request may go to the replica now; changes nothing."""
-        if self.state is BreakerState.CLOSED:
+        if self.state is _CLOSED:
             return True
-        if self.state is BreakerState.OPEN:
+        if self.state is _OPEN:
             return now >= self._reopens_at
         return not self._trial
 
     def asked(self, now: float) -> None:
         """A request goes to the replica, whether the breaker would have it (panic) or not."""
-        if self.state is BreakerState.OPEN and now >= self._reopens_at:
-            self.state = BreakerState.HALF_OPEN
-        if self.state is BreakerState.HALF_OPEN:
+        if self.state is _CLOSED:
+            return
+        if self.state is _OPEN and now >= self._reopens_at:
+            self.state = _HALF_OPEN
+        if self.state is _HALF_OPEN:
             self._trial = True
 
     def succeeded(self, now: float) -> None:
         """An attempt was answered."""
         self._count(now, 0)
         self._in_a_row = 0
-        if self.state is not BreakerState.CLOSED:
+        if self.state is not _CLOSED:
             self._close()
 
     def failed(self, now: float) -> None:
         """An attempt failed on the replica's side."""
         self._count(now, 1)
         self._in_a_row += 1
-        if self.state is BreakerState.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             self._pause_s = min(self._pause_s * 2, self._limits.max_pause_s)
             self._open(now)
-        elif self.state is BreakerState.CLOSED and self._is_bad():
+        elif self.state is _CLOSED and self._is_bad():
             self._open(now)
 
     def left(self, now: float) -> None:
@@ -109,12 +114,12 @@ class Breaker:
         return attempts >= limits.min_requests and sum(self._failures) >= limits.ratio * attempts
 
     def _open(self, now: float) -> None:
-        self.state = BreakerState.OPEN
+        self.state = _OPEN
         self._reopens_at = now + self._pause_s
         self._trial = False
 
     def _close(self) -> None:
-        self.state = BreakerState.CLOSED
+        self.state = _CLOSED
         self._pause_s = self._limits.pause_s
         self._trial = False
         self._attempts, self._failures = [0, 0], [0, 0]

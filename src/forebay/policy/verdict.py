@@ -8,16 +8,17 @@ Outcome = Literal["answered", "refused", "failed", "cancelled"]
 
 
 class Lease:
-    """Something held while a request runs, given back exactly once, with how the request ended."""
+    """`held` of something, kept while a request runs and given back exactly once, with how the request ended."""
 
-    __slots__ = ("_give_back",)
+    __slots__ = ("_give_back", "_held")
 
-    def __init__(self, give_back: Callable[[Outcome, float], None]) -> None:
-        self._give_back: Callable[[Outcome, float], None] | None = give_back
+    def __init__(self, give_back: Callable[[int, Outcome, float], None], held: int = 1) -> None:
+        self._give_back: Callable[[int, Outcome, float], None] | None = give_back
+        self._held = held
 
     def release(self, outcome: Outcome, now: float) -> None:
         """Give it back. Raises RuntimeError the second time: a lease released twice corrupts a counter."""
         give_back, self._give_back = self._give_back, None
         if give_back is None:
             raise RuntimeError("a lease was released twice")
-        give_back(outcome, now)
+        give_back(self._held, outcome, now)

@@ -5,7 +5,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from forebay.policy.breaker import Breaker
@@ -47,7 +46,7 @@ class Replica:
         self.in_flight += 1
         self.load += cost
         self.breaker.asked(now)
-        return Lease(partial(self._release, cost))
+        return Lease(self._release, cost)
 
     def _release(self, cost: int, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1

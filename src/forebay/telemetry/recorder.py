@@ -159,7 +159,7 @@ def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bo
         line.prompt_tokens = usage.prompt_tokens
         line.completion_tokens = usage.completion_tokens
         line.cached_tokens = usage.cached_tokens or None
-    if exchange.first_token_at:
+    if stream and exchange.first_token_at:
         line.ttft_ms = round((exchange.first_token_at - exchange.started_at) * 1e3, 3)
     if exchange.engine_id != exchange.request_id:
         line.engine_request_id = exchange.engine_id

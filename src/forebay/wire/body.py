@@ -27,22 +27,22 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    """The fields of any relayed request that the gateway acts on."""
+    """The fields of any relayed request that the gateway acts on. Those from `n` on are seldom there."""
 
     model: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | UnsetType | None = UNSET
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     n: int | None = None
     best_of: int | None = None
-    max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None
     prompt_logprobs: int | None = None
     stop: str | list[str] | None = None
     previous_response_id: str | None = None
-    # The engine's own controls; see `_ENGINE_ONLY`.
+    # The engine's own controls; see `_read_seldom`.
     priority: Raw | UnsetType = UNSET
     request_id: Raw | UnsetType = UNSET
     cache_salt: Raw | UnsetType = UNSET
@@ -70,17 +70,14 @@ class _Body(msgspec.Struct):
 
 
 _FIELDS = _Body.__struct_fields__
-_CAPPED = slice(_FIELDS.index("n"), _FIELDS.index("previous_response_id"))
-_ENGINE_ONLY = slice(_FIELDS.index("priority"), _FIELDS.index("tools"))
-_BEYOND_TEXT = slice(_FIELDS.index("tools"), None)
-_NOT_CAPPED = astuple(_Body())[_CAPPED]
-_NOT_ENGINE_ONLY = astuple(_Body())[_ENGINE_ONLY]
-_NOT_BEYOND_TEXT = astuple(_Body())[_BEYOND_TEXT]
+_SELDOM = slice(_FIELDS.index("n"), None)
+_NOTHING_SELDOM = astuple(_Body())[_SELDOM]
+_ENGINE_ONLY = _FIELDS[_FIELDS.index("priority") : _FIELDS.index("tools")]
+_BEYOND_TEXT = _FIELDS[_FIELDS.index("tools") :]
 _NONE_OF_IT = frozenset({b"null", b"false", b"[]", b'{"type":"text"}', b'{"type": "text"}'})
 _PROMPT_TOKENS_AT_MOST = 32_768
 _TOKENS_NOT_SAID = 256
 _TOKENS_AT_MOST = 1024
-_POSITIVE = ("n", "best_of", "max_completion_tokens", "max_output_tokens")
 _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
 _decoder = msgspec.json.Decoder(_Body)
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
@@ -96,19 +93,18 @@ class BodyLimits:
     max_json_depth: int
 
 
-@dataclass(slots=True)
-class Demand:
+class Demand(msgspec.Struct):
     """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it;
     `resumable` whether its stream is plain text that another engine could go on with."""
 
     model: str | None
     stream: bool
     wants_usage: bool
+    has_options: bool
+    resumable: bool
     max_tokens: int | None
-    n: int
-    previous_response_id: str | None
-    resumable: bool = False
-    has_options: bool = False
+    n: int = 1
+    previous_response_id: str | None = None
 
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
@@ -125,26 +121,29 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
         _check_utf8(body)
     if body.count(b"[") + body.count(b"{") > limits.max_json_depth:
         _check_depth(body, limits.max_json_depth)
-    values = astuple(fields)  # in one step, for the usual request that has none of these
-    if values[_ENGINE_ONLY] != _NOT_ENGINE_ONLY:
-        _refuse_engine_only(fields)
-    if values[_CAPPED] != _NOT_CAPPED:
-        _check_caps(fields, limits)
-    if fields.max_tokens is not None and fields.max_tokens < 0:
+    most, most_of_chat = fields.max_tokens, fields.max_completion_tokens
+    if most is not None and most < 0:
         raise BadRequest("'max_tokens' must not be negative.", param="max_tokens")
+    if most_of_chat is not None and most_of_chat < 1:
+        raise BadRequest("'max_completion_tokens' must be at least 1.", param="max_completion_tokens")
     options, stream = fields.stream_options, fields.stream is True
-    return Demand(
-        model=fields.model,
-        stream=stream,
-        wants_usage=isinstance(options, _StreamOptions) and options.include_usage is True,
-        max_tokens=fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens,
-        n=fields.n or 1,
-        previous_response_id=fields.previous_response_id,
-        resumable=stream
-        and (values[_BEYOND_TEXT] == _NOT_BEYOND_TEXT or _has_only_text(fields))
-        and _is_single(fields),
-        has_options=options is not UNSET,
-    )
+    wants_usage = isinstance(options, _StreamOptions) and options.include_usage is True
+    demand = Demand(fields.model, stream, wants_usage, options is not UNSET, stream, most_of_chat or most)
+    if astuple(fields)[_SELDOM] != _NOTHING_SELDOM:  # in one step, for the usual request that has none of these
+        _read_seldom(fields, limits, demand)
+    return demand
+
+
+def _read_seldom(fields: _Body, limits: BodyLimits, demand: Demand) -> None:
+    """Check what few requests have. Raises `BadRequest`."""
+    for name in _ENGINE_ONLY:
+        if getattr(fields, name) is not UNSET:
+            raise BadRequest(f"'{name}' steers the engine itself and is not open to callers. Leave it out.", param=name)
+    _check_caps(fields, limits)
+    demand.max_tokens = demand.max_tokens or fields.max_output_tokens
+    demand.n = fields.n or 1
+    demand.previous_response_id = fields.previous_response_id
+    demand.resumable = demand.stream and _is_single(fields) and _has_only_text(fields)
 
 
 def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
@@ -186,7 +185,7 @@ def body_for_engine(
 
 def _has_only_text(fields: _Body) -> bool:
     """Whether what is said of tools and forms says that there is none."""
-    said = [bytes(value) for value in astuple(fields)[_BEYOND_TEXT] if value is not UNSET]
+    said = [bytes(value) for name in _BEYOND_TEXT if (value := getattr(fields, name)) is not UNSET]
     return fields.return_token_ids is UNSET and all(value in _NONE_OF_IT for value in said)
 
 
@@ -197,14 +196,8 @@ def _is_single(fields: _Body) -> bool:
     return not several and not scored and fields.prompt_logprobs is None
 
 
-def _refuse_engine_only(fields: _Body) -> None:
-    for name in _FIELDS[_ENGINE_ONLY]:
-        if getattr(fields, name) is not UNSET:
-            raise BadRequest(f"'{name}' steers the engine itself and is not open to callers. Leave it out.", param=name)
-
-
 def _check_caps(fields: _Body, limits: BodyLimits) -> None:
-    for name in _POSITIVE:
+    for name in ("n", "best_of", "max_output_tokens"):
         value = getattr(fields, name)
         if value is not None and value < 1:
             raise BadRequest(f"'{name}' must be at least 1.", param=name)

@@ -13,9 +13,9 @@ from forebay.refusals import Overloaded, Unauthorized
 
 def test_a_lease_is_given_back_once_with_its_outcome() -> None:
     given: list[object] = []
-    lease = Lease(lambda outcome, now: given.append((outcome, now)))
+    lease = Lease(lambda held, outcome, now: given.append((held, outcome, now)), 3)
     lease.release("answered", 3.0)
-    assert given == [("answered", 3.0)]
+    assert given == [(3, "answered", 3.0)]
     with pytest.raises(RuntimeError):
         lease.release("answered", 4.0)
 
