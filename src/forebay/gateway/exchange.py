@@ -14,6 +14,8 @@ from forebay.policy.verdict import Lease
 from forebay.wire.usage import Usage
 
 if TYPE_CHECKING:
+    import asyncio
+
     from forebay.gateway.relay import Relay
     from forebay.gateway.routes import Route
     from forebay.gateway.server import ClientConnection
@@ -40,6 +42,7 @@ class Exchange(msgspec.Struct, eq=False):
     affinity: Affinity | None = None
     work_tokens: int = 0
     refusal: "Refusal | None" = None
+    waiting: "asyncio.Task[None] | None" = None  # what it waits in before it is sent
     relay: "Relay | None" = None
     replica: "Replica | None" = None
     leases: list[Lease] = []
@@ -49,6 +52,7 @@ class Exchange(msgspec.Struct, eq=False):
     last_token_at: float = 0.0
     usage: Usage | None = None
     resumable: bool = False
+    lines: bytes = b""  # header lines that policies add to the answer
     answer_status: int = 0
     error_code: str = ""
     bytes_out: int = 0

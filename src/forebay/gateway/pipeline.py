@@ -1,11 +1,16 @@
 """THE LIFE OF A REQUEST, top to bottom. The order of the policies is here and nowhere else.
 
 `identify` runs when a request's headers are in, `begin` when its body is, `finish` when it is over, each exactly
-once; whatever ends an exchange ends in `finish`. Nothing here waits: an uncontended request costs no task. Policies
-know neither each other nor the exchange; they raise a `Refusal` or return what they decided.
+once; whatever ends an exchange ends in `finish`. Only where a policy says that it has to wait does a request become a
+task: an uncontended one costs none. Policies know neither each other nor the exchange; they raise a `Refusal` or return
+what they decided.
 """
 
+import asyncio
 import os
+from collections.abc import Awaitable, Generator
+from time import monotonic
+from typing import Any
 
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
@@ -76,24 +81,67 @@ class Pipeline:
             raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
 
     def begin(self, exchange: Exchange, now: float) -> None:
-        """Take a request whose body is in as far as it goes without waiting: to an engine, or to a refusal."""
+        """Take a request whose body is in to an engine, or to a refusal; at once, unless a policy has to wait."""
         self.running.add(exchange)
+        steps = self._steps(exchange, now)
         try:
-            if exchange.refusal is not None:
-                raise exchange.refusal
-            if exchange.route.response_id is not None:
-                body, only = self._stored_response(exchange, exchange.route.response_id)
-            else:
-                body, only = self._read_body(exchange)
-            exchange.hold(self.admission.acquire())
-            self.retry_budget.asked()
-            exchange.relay = Relay(exchange, self, body, only)
-            exchange.relay.send(now)
+            waiting = next(steps)
+        except StopIteration:
+            return
         except Refusal as refusal:
             self.refuse(exchange, refusal, now)
         except Exception as bug:  # noqa: BLE001 (our bug must cost one request, not the connection)
-            self.recorder.bug(exchange, bug)
-            self.refuse(exchange, InternalError("Forebay failed on this request; its log says why."), now)
+            self._failed(exchange, bug, now)
+        else:
+            exchange.waiting = asyncio.get_running_loop().create_task(self._wait(exchange, steps, waiting))
+
+    def _steps(self, exchange: Exchange, now: float) -> Generator[Awaitable[Any], Any, None]:
+        """The policies in their order. Each that has to wait yields what for; most requests wait for nothing.
+
+        What a policy lends is held by the exchange before it is waited for, so that `finish` gives it back whatever
+        happens meanwhile.
+        """
+        if exchange.refusal is not None:
+            raise exchange.refusal
+        if exchange.route.response_id is not None:
+            body, only = self._stored_response(exchange, exchange.route.response_id)
+        else:
+            body, only = self._read_body(exchange)
+        exchange.hold(self.admission.acquire())
+        self.retry_budget.asked()
+        exchange.relay = Relay(exchange, self, body, only)
+        exchange.relay.send(now)
+        return
+        yield  # pragma: no cover (makes this a generator)
+
+    async def _wait(
+        self, exchange: Exchange, steps: Generator[Awaitable[Any], Any, None], waiting: Awaitable[Any]
+    ) -> None:
+        """Take the steps on from the first that has to wait."""
+        try:
+            while True:
+                waiting = steps.send(await waiting)
+        except StopIteration:
+            exchange.waiting = None
+        except Refusal as refusal:
+            self.refuse(exchange, refusal, monotonic())
+        except Exception as bug:  # noqa: BLE001
+            self._failed(exchange, bug, monotonic())
+
+    def _failed(self, exchange: Exchange, bug: Exception, now: float) -> None:
+        self.recorder.bug(exchange, bug)
+        self.refuse(exchange, InternalError("Forebay failed on this request; its log says why."), now)
+
+    def client_gone(self, exchange: Exchange, now: float) -> None:
+        """The client went away: nobody wants the answer, or the rest of it."""
+        if exchange.finished:
+            return
+        if exchange.relay is not None:
+            exchange.relay.abandon("cancelled", now)
+        elif exchange.waiting is not None:
+            exchange.waiting.cancel()
+        exchange.error_code = "client_closed_request"
+        self.finish(exchange, "cancelled", now)
 
     def refuse(self, exchange: Exchange, refusal: Refusal, now: float) -> None:
         """Answer with an error, nothing having been sent, and end the exchange."""
@@ -113,7 +161,7 @@ class Pipeline:
         for lease in reversed(exchange.leases):  # newest first
             lease.release(outcome, now)
         self.recorder.finished(exchange, outcome, now)
-        exchange.relay = None  # no cycle of references is left for the garbage collector to find
+        exchange.relay = exchange.waiting = None  # no cycle of references is left for the garbage collector to find
         exchange.client.exchange_over(exchange)
 
     def sweep(self, now: float) -> None:
@@ -125,9 +173,12 @@ class Pipeline:
     def cut_off(self, now: float) -> None:
         """End everything that still runs, with an error that tells the caller why: the drain's time is over."""
         for exchange in list(self.running):
+            told = Draining("The gateway stopped before the answer was complete.", should_retry=True)
             if exchange.relay is not None:
-                told = Draining("The gateway stopped before the answer was complete.", should_retry=True)
                 exchange.relay.give_up(told, now, "cancelled")
+            elif exchange.waiting is not None:
+                exchange.waiting.cancel()
+                self.refuse(exchange, told, now)
 
     def _read_body(self, exchange: Exchange) -> tuple[bytes, Replica | None]:
         """Parse, resolve the model, and say what goes to the engine; and the one replica it must go to, if so."""

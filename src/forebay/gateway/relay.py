@@ -165,7 +165,7 @@ class Relay(Sending):
         refusal = _ABORTED if b"engine_aborted" in told else refusal_from_engine(500, told)
         if before and self._streaming:
             self._exchange.client.write_stream(b"".join(before))
-        self._abandon("failed", now)
+        self.abandon("failed", now)
         again = refusal.status in RETRIED_STATUSES
         self._go_on(refusal, now, lost=_is_loss(refusal), again=again)
 
@@ -214,7 +214,7 @@ class Relay(Sending):
 
     def give_up(self, refusal: Refusal, now: float, outcome: Outcome = "failed") -> None:
         """Stop the engine's work and end the exchange with a refusal; `outcome` is what it says of the engine."""
-        self._abandon(outcome, now)
+        self.abandon(outcome, now)
         self._end_badly(refusal, now)
 
     def _close_with(self, events: bytes, now: float) -> None:
@@ -223,12 +223,6 @@ class Relay(Sending):
         self.end(now)
 
     # The client's side
-    def client_gone(self, now: float) -> None:
-        """The client went away: nobody wants the rest."""
-        self._abandon("cancelled", now)
-        self._exchange.error_code = "client_closed_request"
-        self._pipeline.finish(self._exchange, "cancelled", now)
-
     def pause(self) -> None:
         self._paused = True
         if self._connection is not None:

@@ -245,7 +245,7 @@ class Sending(ABC):
             self._connection.fail("stalled", "the engine makes no progress")
 
     # Ending an attempt
-    def _abandon(self, outcome: Outcome, now: float) -> None:
+    def abandon(self, outcome: Outcome, now: float) -> None:
         """Stop the engine's work on this attempt."""
         if self._connection is not None:
             self._connection.cancel()

@@ -142,8 +142,8 @@ class ClientConnection(HttpToolsProtocol):
             if isinstance(turn, RequestResponseCycle):
                 turn.disconnected = True
                 turn.message_event.set()
-            elif turn is not None and turn.relay is not None and not turn.finished:
-                turn.relay.client_gone(monotonic())
+            elif turn is not None:
+                self.policies.client_gone(turn, monotonic())
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -415,7 +415,9 @@ class ClientConnection(HttpToolsProtocol):
 
     def _common_lines(self, exchange: Exchange) -> bytes:
         origin = exchange.headers.get(b"origin")
-        lines = self.gateway.cors_lines(origin) if origin is not None else b""
+        lines = exchange.lines
+        if origin is not None:
+            lines += self.gateway.cors_lines(origin)
         if self._show_replica and exchange.replica is not None:
             lines += b"x-forebay-replica: %s\r\n" % exchange.replica.name.encode("ascii", "replace")
         return lines

@@ -16,11 +16,37 @@ _VISIBLE = bytes(range(0x21, 0x7F))
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What one key, or one tenant, may use; None where it is not bounded."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+
+UNLIMITED = KeyLimits()
+INFERENCE = frozenset({"inference"})
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a request belongs to. `key_id` may be shown and logged; it does not reveal the key."""
+    """Who a request belongs to. `key_id` may be shown and logged; it does not reveal the key.
+
+    `models` are those that it may use, None for all; a higher `priority` class goes first; `weight` is its tenant's share
+    where tenants compete; `expires_at` is wall-clock seconds.
+    """
 
     tenant: str
     key_id: str
+    scopes: frozenset[str] = INFERENCE
+    models: frozenset[str] | None = None
+    priority: int = 0
+    weight: float = 1.0
+    limits: KeyLimits = UNLIMITED
+    tenant_limits: KeyLimits = UNLIMITED
+    expires_at: float | None = None
 
 
 ANONYMOUS = Principal(tenant="anonymous", key_id="anonymous")
