@@ -34,8 +34,8 @@ INFERENCE = frozenset({"inference"})
 class Principal:
     """Who a request belongs to. `key_id` may be shown and logged; it does not reveal the key.
 
-    `models` are those that it may use, None for all; a higher `priority` class goes first; `weight` is its tenant's share
-    where tenants compete; `expires_at` is wall-clock seconds.
+    `models` are those that it may use, None for all; a higher `priority` class goes first; `weight` is its tenant's
+    share where tenants compete; `expires_at` is wall-clock seconds.
     """
 
     tenant: str
