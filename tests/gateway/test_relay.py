@@ -139,7 +139,7 @@ async def test_an_answer_that_is_none_becomes_502(behaviour: Behaviour, start_ga
         (404, None, 404, "not_found"),
         (422, None, 422, "invalid_value"),
         (501, None, 400, "invalid_value"),
-        (500, None, 500, "engine_error"),
+        (500, None, 503, "engine_error"),
         (503, {"error": "Model is scaling"}, 503, "server_is_overloaded"),
         (401, {"error": "Unauthorized"}, 502, "upstream_invalid_response"),
         (418, "<html>", 502, "upstream_invalid_response"),
@@ -232,7 +232,7 @@ async def test_an_engine_that_says_nothing_is_given_up(start_gateway: StartGatew
 
 
 async def test_a_stream_that_stalls_ends_with_an_error(start_gateway: StartGateway) -> None:
-    async with FakeEngine() as engine, start_gateway(engine.url, stall_timeout_s=0.3) as running:
+    async with FakeEngine() as engine, start_gateway(engine.url, stall_timeout_s=0.3, takeover_attempts=0) as running:
         engine.script(Behaviour(faults=[Fault("token", "hang", after=3)]))
         answer = await chat(running.url, stream=True)
         assert json.loads(answer.events[-2].data or "")["error"]["code"] == "upstream_timeout"
