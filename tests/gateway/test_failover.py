@@ -84,6 +84,18 @@ async def test_when_everything_fails_retries_are_a_fifth_at_most_and_none_is_lef
         assert len(one.calls(CHAT)) + len(two.calls(CHAT)) <= asked * 1.2 + 10
 
 
+async def test_where_the_budget_allows_no_retry_the_caller_is_told_to_come_back(start_gateway: StartGateway) -> None:
+    async with FakeEngine() as one, FakeEngine() as two, start_gateway(one.url, two.url) as running:
+        await all_ready(running)
+        one.default = two.default = lambda record: Behaviour(body="<html>busy</html>")
+        answers = [await chat(running.url) for _ in range(60)]
+        assert {(answer.status, error_of(answer)["code"]) for answer in answers} == {
+            (502, "upstream_invalid_response"),  # two engines said so
+            (503, "engine_unavailable"),
+        }
+        assert all(1 <= int(answer.header("retry-after") or 0) <= 60 for answer in answers)
+
+
 async def test_an_engine_that_fails_again_and_again_is_left_alone_and_then_tried_once(
     start_gateway: StartGateway,
 ) -> None:

@@ -162,8 +162,8 @@ class Sending(ABC):
             self._refreshed = True
             try:
                 self.send(now, fresh=True)
-            except Refusal as none_to_ask:
-                self._end_badly(none_to_ask, now)
+            except Refusal as none_to_ask:  # so it was no race: the engine is gone
+                self._go_on(none_to_ask, now, lost=True)
             return
         self._let_go("failed", now)
         refusal = refusal_from_failure(failure, generated=self._streaming)
@@ -178,26 +178,20 @@ class Sending(ABC):
         `lost`: the engine went away, rather than failed. What has begun to reach the client, or was lost before, is
         taken over whatever goes wrong: the caller cannot ask again without losing what it has.
         """
+        plan = self._plan() if self._streaming else None
+        if isinstance(plan, bytes):
+            self._close_with(plan, now)
+            return
         begun = self._streaming or now < self._wait_until
-        loss = begun or (lost and self._trusted)
         no: Refusal | None = refusal
-        if self._only is None:
+        if self._only is None and (plan is not None or not self._streaming):
+            loss = begun or (lost and self._trusted)
             no = self._no_takeover(refusal, now) if loss else self._no_retry(refusal, now)
         if no is not None:
             self._end_badly(no, now)
             return
-        self._avoid, self._why = self._exchange.replica, refusal
-        if not self._streaming:
-            self._take_over(now)
-            return
-        match self._plan():
-            case Continuation() as continuation:
-                self._continuation = continuation
-                self._take_over(now)
-            case bytes() as closing:
-                self._close_with(closing, now)
-            case None:
-                self._end_badly(refusal, now)
+        self._avoid, self._why, self._continuation = self._exchange.replica, refusal, plan
+        self._take_over(now)
 
     def _no_takeover(self, refusal: Refusal, now: float) -> Refusal | None:
         """What the caller is told; None where another replica may take over, which is counted."""
