@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from random import Random
 from time import monotonic
 from typing import Any
@@ -62,11 +63,11 @@ async def nothing_is_left(running: Running, engines: list[FakeEngine]) -> None:
         assert engine.violations == []
 
 
-async def serves(running: Running, count: int = 100) -> None:
+async def serves(running: Running, count: int = 100, callers: int = 16) -> None:
     """The gateway answers as if nothing had been."""
     drawn = (Call.drawn(-1, number) for number in range(10 * count))
     fine = [call for call in drawn if call.manner == "patient"][:count]
-    assert await call_all(running.url, fine, 16) == {"answered": count}
+    assert await call_all(running.url, fine, callers) == {"answered": count}
 
 
 async def end_of(running: Running, before: "set[asyncio.Task[Any]]") -> None:
@@ -114,3 +115,48 @@ async def test_ten_thousand_requests_while_engines_die_hang_lie_and_are_replaced
     refused = Counter({how: count for how, count in ended.items() if how not in ("answered", "left")})
     assert all(any(how.startswith(one) for one in told) for how in refused), ended
     assert refused.total() < 0.05 * ended["answered"], ended
+
+
+async def test_when_all_engines_die_at_once_what_they_held_waits_until_they_are_back(
+    start_gateway: StartGateway,
+) -> None:
+    drawn = (Call.drawn(SEED, number) for number in range(2000))
+    calls = [call for call in drawn if call.manner == "patient" and call.resumable and call.tokens >= 8][:200]
+    async with pool_of(4) as engines, start_gateway(*[engine.url for engine in engines], routing="prefix") as running:
+        await all_ready(running, engines)
+        asking = asyncio.create_task(call_all(running.url, calls, len(calls)))
+        await until(lambda: sum(engine.running for engine in engines) == len(calls))
+        await asyncio.gather(*(engine.stop() for engine in engines))
+        await until(lambda: not running.gateway.replicas.ready)
+        assert len(running.gateway.pipeline.running) == len(calls)
+        for engine in engines:
+            await engine.start()
+        assert await asking == {"answered": len(calls)}
+        await nothing_is_left(running, engines)
+
+
+async def test_an_engine_that_accepts_and_never_answers_costs_nobody_an_answer(start_gateway: StartGateway) -> None:
+    drawn = (Call.drawn(SEED, number) for number in range(2000))
+    calls = [call for call in drawn if call.manner == "patient"][:400]
+    async with pool_of(4) as engines, start_gateway(*[engine.url for engine in engines], **QUICK) as running:
+        await all_ready(running, engines)
+        deaf = engines[0]
+        deaf.on_connect = "ignore"
+        assert await call_all(running.url, calls, CALLERS) == {"answered": len(calls)}
+        assert next(replica.stalls for replica in running.gateway.replicas if replica.name == deaf.url) == 1
+        deaf.on_connect = "serve"
+        await nothing_is_left(running, engines)
+
+
+async def test_a_storm_of_callers_that_leave_takes_no_place_with_it(start_gateway: StartGateway) -> None:
+    before = asyncio.all_tasks()
+    calls = [replace(Call.drawn(SEED, number), manner="leaves") for number in range(5000)]
+    limits = {"max_upstream_connections": 10, "takeover_wait_s": 0}
+    async with pool_of(2, token_delay_s=0.002) as engines:
+        async with start_gateway(*[engine.url for engine in engines], **limits) as running:
+            await all_ready(running, engines)
+            assert await call_all(running.url, calls, CALLERS) == {"left": len(calls)}
+            await nothing_is_left(running, engines)
+            await serves(running, callers=8)
+            await nothing_is_left(running, engines)
+            await end_of(running, before)

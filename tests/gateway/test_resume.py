@@ -230,6 +230,19 @@ async def test_a_stream_that_is_cut_behind_its_closing_line_was_whole(how: Any, 
         assert next(iter(running.gateway.replicas)).breaker.state.value == "closed"
 
 
+async def test_what_was_under_way_on_kept_alive_connections_is_waited_for_too(start_gateway: StartGateway) -> None:
+    """Such a connection's end looks like a stale one's until the next cannot be made."""
+    async with FakeEngine(token_delay_s=0.01) as engine, start_gateway(engine.url) as running:
+        await asyncio.gather(*(chat(running.url, max_tokens=1) for _ in range(8)))
+        asked = [asyncio.create_task(chat(running.url, max_tokens=8)) for _ in range(8)]
+        await engine.wait_for(lambda e: e.running == 8)
+        await engine.stop()
+        while running.gateway.replicas.ready:
+            await asyncio.sleep(0.005)
+        await engine.start()
+        assert [(await answer).status for answer in asked] == [200] * 8
+
+
 async def test_it_is_not_waited_for_longer_than_that(start_gateway: StartGateway) -> None:
     async with FakeEngine(token_delay_s=0.01) as engine, start_gateway(engine.url, takeover_wait_s=0.5) as running:
         stream = asyncio.create_task(chat(running.url, stream=True, max_tokens=8))

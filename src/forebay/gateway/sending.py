@@ -89,7 +89,7 @@ class Sending(ABC):
         self._ended_well = False  # whether the client has had a stream's closing line
         self._status = 0  # of this attempt's answer, 0 before its head
         self._progress_at = 0.0
-        self._refreshed = False
+        self._refreshed = False  # whether this attempt is the second one, after a stale connection
         self._trusted = False  # whether the replica was in good standing when it was asked
         self._paused = False
         self._streaming = False  # whether the client has had the first events
@@ -129,6 +129,7 @@ class Sending(ABC):
         exchange.replica = replica
         if not fresh:
             exchange.attempts += 1
+        self._refreshed = fresh
         self._trusted = replica.breaker.state is _CLOSED
         self._status = 0
         self._progress_at = now
@@ -157,9 +158,8 @@ class Sending(ABC):
         if self._ended_well:  # only the end of the HTTP message was missing
             self.end(now)
             return
-        if is_stale_connection(failure) and not self._refreshed:
+        if is_stale_connection(failure):
             self._let_go("cancelled", now)
-            self._refreshed = True
             try:
                 self.send(now, fresh=True)
             except Refusal as none_to_ask:  # so it was no race: the engine is gone
@@ -170,7 +170,8 @@ class Sending(ABC):
         if failure.kind == "connect" and now < self._wait_until:
             self._avoid = self._exchange.replica  # the one to take over is not up either: `check` asks another
         else:
-            self._go_on(refusal, now, lost=is_loss(failure))
+            gone = failure.kind == "connect" and self._refreshed  # the kept-alive connection had ended for a reason
+            self._go_on(refusal, now, lost=gone or is_loss(failure))
 
     def _go_on(self, refusal: Refusal, now: float, *, lost: bool) -> None:
         """Have another replica take over, if policy allows it; else tell the caller `refusal`.
