@@ -208,7 +208,7 @@ class Call:
         (raw.reset if self.leaves_after % 2 else raw.close)()
 
     def judge(self, answer: Response) -> str:
-        """How it ended; anything but what may be is a failure of the test."""
+        """How it ended. Raises AssertionError for what must not be."""
         assert answer.ended == "complete", (self, answer)
         if answer.status != 200:
             return self._judge_refusal(answer)

@@ -70,11 +70,10 @@ def test_admission_never_lets_more_in_than_its_limit() -> None:
     ("failure", "stale", "loss"),
     [
         (Failure("connect", ""), False, False),
-        (Failure("closed", "", before_answer=True, stale=True), True, True),
-        (Failure("closed", "", before_answer=True), False, True),
-        (Failure("closed", "", before_answer=False), False, True),
-        (Failure("stalled", "", before_answer=True), False, True),
-        (Failure("timeout", "", before_answer=True), False, False),
+        (Failure("closed", "", stale=True), True, True),
+        (Failure("closed", ""), False, True),
+        (Failure("stalled", ""), False, True),
+        (Failure("timeout", ""), False, False),
         (Failure("invalid", ""), False, False),
     ],
 )
