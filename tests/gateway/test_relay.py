@@ -80,10 +80,12 @@ BREAKS = {
 async def test_a_broken_stream_ends_with_an_error_that_the_official_client_raises(
     behaviour: Behaviour, start_gateway: StartGateway
 ) -> None:
-    limits = {"max_event_bytes": 65_536, "takeover_attempts": 0}
-    async with FakeEngine(token_delay_s=0.02) as engine, start_gateway(engine.url, **limits) as running:
+    async with (
+        FakeEngine(token_delay_s=0.02) as engine,
+        start_gateway(engine.url, max_event_bytes=65_536) as running,
+    ):
         engine.script(behaviour, behaviour)
-        raw = await chat(running.url, stream=True)
+        raw = await chat(running.url, stream=True, logprobs=True)  # which cannot be resumed
         assert (raw.status, raw.ended) == (200, "complete")
         *_, error, done = raw.events
         assert set(error.json()["error"]) == {"message", "type", "param", "code"}
@@ -91,7 +93,7 @@ async def test_a_broken_stream_ends_with_an_error_that_the_official_client_raise
         assert token_numbers(text_of(raw.events))[:2] == [0, 1]
 
         client = openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0)
-        stream: Any = await client.chat.completions.create(**chat_body(stream=True))
+        stream: Any = await client.chat.completions.create(**chat_body(stream=True, logprobs=True))
         with pytest.raises(openai.APIError):
             async for _ in stream:
                 pass
