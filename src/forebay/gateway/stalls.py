@@ -37,10 +37,8 @@ class StallWatch:
             self.look(monotonic())
 
     def look(self, now: float) -> None:
-        """Decide about every replica that owes somebody something."""
+        """Decide about every replica that owes somebody something, whether it is in rotation or not."""
         for replica, since in self._pending().items():
-            if not replica.ready:
-                continue
             if replica.progress.stalled(since, now):
                 self._stalled(replica, now - since)
             elif now - since > replica.progress.stall_s / READS_A_STALL and replica not in self._reading:
