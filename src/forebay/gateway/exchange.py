@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from forebay.gateway.server import ClientConnection
     from forebay.refusals import Refusal
     from forebay.replicas.replica import Replica
+    from forebay.telemetry.metrics import Histogram
     from forebay.wire.body import Demand
 
 
@@ -47,6 +48,7 @@ class Exchange(msgspec.Struct, eq=False):
     takeovers: int = 0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
+    gaps: "Histogram | None" = None
     usage: Usage | None = None
     resumable: bool = False
     answer_status: int = 0

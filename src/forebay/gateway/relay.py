@@ -61,8 +61,6 @@ class Relay(Sending):
 
     def block(self, data: bytes, now: float) -> None:
         self._progress_at = now
-        if self._exchange.replica is not None:
-            self._exchange.replica.progress.moved(now)
         if self._splitter is None:
             self._held.append(data)
             self._held_bytes += len(data)

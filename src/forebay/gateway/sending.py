@@ -254,6 +254,11 @@ class Sending(ABC):
             return None
         return self._progress_at
 
+    @property
+    def moved_at(self) -> float:
+        """When bytes of this attempt's answer came last; 0 before the first."""
+        return self._progress_at if self._status else 0.0
+
     def stalled(self) -> None:
         """The engine has stalled: this attempt comes to nothing."""
         if self._connection is not None:
