@@ -2,7 +2,8 @@
 
 usage: mock_engine.py PORT        (needs uvloop)
 
-POST with "stream": true  -> N SSE chunks of a realistic vLLM chunk, then [DONE]; any other POST -> one JSON answer.
+POST with "stream": true  -> N SSE chunks of a realistic vLLM chunk (with token ids where they are asked for), then
+[DONE]; any other POST -> one JSON answer.
 GET /v1/models, /metrics, /health answer too. Environment: N (chunks, 100), GAP_MS (pause between chunks, 0).
 It parses no JSON and checks nothing: it is a load target, not a test double.
 """
@@ -51,17 +52,25 @@ MODELS = answer(b'{"object":"list","data":[{"id":"m","object":"model","created":
 METRICS = answer(b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n", "text/plain")
 EMPTY = answer(b"{}")
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-TOKEN = http_chunk(
-    json.dumps(
-        {
-            "id": "chatcmpl-b301c05732d802a4",
-            "object": "chat.completion.chunk",
-            "created": 1795225238,
-            "model": "m",
-            "choices": [{"index": 0, "delta": {"content": " hello"}, "logprobs": None, "finish_reason": None}],
-        }
-    ).encode()
-)
+
+
+def token(choice: dict) -> bytes:
+    choice = {"index": 0, "delta": {"content": " hello"}, "logprobs": None, "finish_reason": None, **choice}
+    return http_chunk(
+        json.dumps(
+            {
+                "id": "chatcmpl-b301c05732d802a4",
+                "object": "chat.completion.chunk",
+                "created": 1795225238,
+                "model": "m",
+                "choices": [choice],
+            },
+            separators=(",", ":"),
+        ).encode()
+    )
+
+
+TOKEN, TOKEN_WITH_ID = token({"token_ids": None}), token({"token_ids": [23871]})
 STOP = http_chunk(
     json.dumps(
         {
@@ -107,7 +116,7 @@ class Engine(asyncio.Protocol):
 
     def respond(self, path, body):
         if b'"stream":true' in body or b'"stream": true' in body:
-            self.task = asyncio.ensure_future(self.stream(b"include_usage" in body))
+            self.task = asyncio.ensure_future(self.stream(b"include_usage" in body, b'"return_token_ids":true' in body))
         elif body:
             self.transport.write(COMPLETION)
         elif path.startswith(b"/v1/models"):
@@ -117,8 +126,8 @@ class Engine(asyncio.Protocol):
         else:
             self.transport.write(EMPTY)
 
-    async def stream(self, usage):
-        write = self.transport.write
+    async def stream(self, usage, ids):
+        write, event = self.transport.write, TOKEN_WITH_ID if ids else TOKEN
         write(STREAM_HEAD)
         for i in range(CHUNKS):
             if GAP_S:
@@ -127,7 +136,7 @@ class Engine(asyncio.Protocol):
                 await asyncio.sleep(0)
             if self.transport.is_closing():
                 return
-            write(TOKEN)
+            write(event)
         write(STOP + (USAGE if usage else b"") + STREAM_END)
 
 

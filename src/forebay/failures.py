@@ -9,17 +9,15 @@ class Failure(Exception):
     """An attempt at an engine failed; `kind` decides what may follow.
 
     connect  no connection came about; the engine has not seen the request
-    closed   the connection ended early; `before_answer` tells whether no answer had begun, `stale` whether not one
-             byte had come on a connection that had served before
+    closed   the connection ended early; `stale` tells whether not one byte had come on one that had served before
     invalid  what came is not an HTTP answer, or not one that may be relayed
     timeout  nothing came in time
     stalled  the engine as a whole no longer makes progress
     """
 
-    def __init__(self, kind: FailureKind, detail: str, *, before_answer: bool = False, stale: bool = False) -> None:
+    def __init__(self, kind: FailureKind, detail: str, *, stale: bool = False) -> None:
         super().__init__(detail)
         self.kind = kind
-        self.before_answer = before_answer
         self.stale = stale
 
     def __repr__(self) -> str:

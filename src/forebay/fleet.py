@@ -20,6 +20,7 @@ from forebay.gateway.build import Gateway, make_replica
 from forebay.replicas.monitor import learn_models
 from forebay.replicas.replica import Replica
 from forebay.upstream.pool import Address
+from forebay.upstream.questions import put_to_sleep, wake_up
 
 log = logging.getLogger("forebay.engine")
 
@@ -73,13 +74,28 @@ class Engine:
         self.replica.ready = False
         self.replica.why = f"{change.new.value}: {change.why}"
         if change.new is State.READY:
-            watching = watch_work(
-                self.replica.upstream, self.spec, self.slot.settings, self.supervisor.cpu_seconds, self._stalled
-            )
-            self._beside = [asyncio.get_running_loop().create_task(one) for one in (self._join(), watching)]
+            self._take_up()
         elif change.new in _DOWN and change.old is not State.STOPPED and not self.joined.done():
             self.joined.set_exception(StartFailed(change.why))
             self.joined.exception()  # whoever waits is told; nobody has to wait
+
+    def _take_up(self) -> None:
+        watching = watch_work(
+            self.replica.upstream, self.spec, self.slot.settings, self.supervisor.cpu_seconds, self._stalled
+        )
+        self._beside = [asyncio.get_running_loop().create_task(one) for one in (self._join(), watching)]
+
+    async def sleep(self) -> None:
+        """Have the drained engine give its memory back. Raises `Failure`."""
+        for task in self._beside:
+            task.cancel()  # it would be taken for one that hangs
+        await put_to_sleep(self.replica.upstream, self.slot.settings.engine_warm_timeout_s, self.spec.api_key)
+
+    async def wake(self) -> None:
+        """Have it serve again. Raises `Failure`."""
+        await wake_up(self.replica.upstream, self.slot.settings.engine_warm_timeout_s, self.spec.api_key)
+        self.replica.draining = False
+        self._take_up()
 
     async def _join(self) -> None:
         replica = self.replica
@@ -138,8 +154,8 @@ class Fleet:
         self._gateway.replicas.add(engine.replica)
         return engine
 
-    async def retire(self, engine: Engine) -> None:
-        """Let an engine finish what it has, then end it and forget it."""
+    async def drain(self, engine: Engine) -> None:
+        """Let an engine finish what it has, for as long as it may; it gets no new request."""
         engine.replica.draining = True
         limit_s = engine.slot.settings.drain_timeout_s
         try:
@@ -149,6 +165,10 @@ class Fleet:
         except TimeoutError:
             left = {"engine": engine.spec.name, "in_flight": engine.replica.in_flight}
             log.warning("drain time is over; others take over what is left", extra=left)
+
+    async def retire(self, engine: Engine) -> None:
+        """Let an engine finish what it has, then end it and forget it."""
+        await self.drain(engine)
         self.engines.remove(engine)
         await engine.end()
         while engine.replica.in_flight:

@@ -174,7 +174,6 @@ class InternalError(Refusal):
     """Forebay failed on this request; its log says why."""
 
     status, type, code = 500, "server_error", "internal_error"
-    also: ClassVar = {"engine_error": "The engine failed on this request; its log says why."}
 
 
 class BadGateway(Refusal):
@@ -188,6 +187,7 @@ class Unavailable(Refusal):
     """Not now; try again after `retry-after` seconds."""
 
     status, type, code = 503, "service_unavailable_error", "service_unavailable"
+    also: ClassVar = {"engine_error": "The engine failed on this request; its log says why."}
 
 
 class Overloaded(Unavailable):

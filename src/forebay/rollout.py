@@ -3,9 +3,10 @@
 For each engine that is to be exchanged, one of two ways:
 
     surge     the new one is started and warmed beside the old one; once it has joined, the old one is retired
-    in_place  where there is room for one only: the old one is retired first, then the new one is started
+    in_place  where there is room for one only: the old one is retired first, or drained and put to sleep
+              (`engine_sleep`), then the new one is started
 
-Where a new engine fails before it is ready, the old one stays (or is started again) and the rollout ends there.
+Where a new engine fails before it is ready, the old one stays (or is woken, or started again) and the rollout ends.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from forebay.failures import Failure
 from forebay.fleet import Engine, Fleet, Slot, StartFailed
 
 log = logging.getLogger("forebay.rollout")
@@ -90,7 +92,7 @@ class Rollout:
     async def _run(self, force: bool) -> None:
         try:
             await self._roll(await asyncio.to_thread(self._read_slots), force)
-        except (CannotPlan, StartFailed) as failure:
+        except (CannotPlan, StartFailed, Failure) as failure:
             self._say("failed", str(failure))
         except Exception as bug:
             self._say("failed", f"Forebay failed: {bug}")
@@ -120,12 +122,31 @@ class Rollout:
             await self._started(slot)
             await self._fleet.retire(old)
             return
-        await self._fleet.retire(old)
+        asleep = await self._asleep(old)
+        if not asleep:
+            await self._fleet.retire(old)
         try:
             await self._started(slot)
         except StartFailed:
-            self._fleet.start(old.slot)
+            if asleep:
+                await old.wake()
+            else:
+                self._fleet.start(old.slot)
             raise
+        if asleep:
+            await self._fleet.retire(old)
+
+    async def _asleep(self, old: Engine) -> bool:
+        """Drain the old engine, and have it sleep where it can, from which it is back sooner than from a start."""
+        if not old.slot.settings.engine_sleep:
+            return False
+        await self._fleet.drain(old)
+        try:
+            await old.sleep()
+        except Failure as failure:
+            self._say("running", f"{old.spec.name} does not sleep: {failure}")
+            return False
+        return True
 
     async def _started(self, slot: Slot) -> Engine:
         engine = self._fleet.start(slot)

@@ -68,15 +68,13 @@ async def test_eight_streams_at_once_are_all_whole_and_counted(service: Service)
     assert service.figure("forebay_completion_tokens_total") - before == total
 
 
-async def test_a_killed_engine_is_told_and_comes_back(service: Service) -> None:
+async def test_a_killed_engine_comes_back_and_goes_on_with_its_stream(service: Service) -> None:
     async with client_of(service) as client:
-        stream = await long_stream(client)
+        stream = await long_stream(client, tokens=120)
         await anext(aiter(stream))
         core = next(pid for pid in descendants(service.process.pid) if "EngineCore" in command_of(pid))
         os.kill(core, signal.SIGKILL)
-        with pytest.raises(openai.APIError):
-            async for _ in stream:
-                pass
+        rest = asyncio.create_task(all_of(stream))
         until = time.monotonic() + 15
         while service.get("/health/ready")[0] == 200 and time.monotonic() < until:
             await asyncio.sleep(0.05)
@@ -86,12 +84,20 @@ async def test_a_killed_engine_is_told_and_comes_back(service: Service) -> None:
             await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
         assert refused.value.code == "engine_unavailable"
         assert refused.value.response.headers["retry-after"]
-        service.wait_until_ready()
+        await asyncio.to_thread(service.wait_until_ready)
+        chunks = await rest
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert len({chunk.id for chunk in chunks}) == 1
         answer = await client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0
         )
         assert "Paris" in (answer.choices[0].message.content or "")
     assert service.figure("forebay_engine_restarts_total") == 1
+    assert service.figure("forebay_takeovers_total") == 1
+
+
+async def all_of(stream: Any) -> list[Any]:
+    return [chunk async for chunk in stream]
 
 
 def test_the_log_holds_neither_key_nor_prompt(service: Service) -> None:

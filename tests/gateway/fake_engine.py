@@ -181,6 +181,8 @@ class FakeEngine:
         self.accepted = 0
         self.connections: set[_Connection] = set()
         self.responses: dict[str, Any] = {}
+        self.moving = asyncio.Event()  # cleared: hung as a stopped process is, though its sockets accept
+        self.moving.set()
         self._tls = tls
         self._send_buffer_bytes = send_buffer_bytes
         self._slots = asyncio.Semaphore(slots) if slots else None
@@ -449,6 +451,7 @@ class _Answer:
 
     async def send(self) -> None:
         behaviour, record, engine = self.behaviour, self.record, self.engine
+        await engine.moving.wait()
         if behaviour.raw is not None:
             await self.put(behaviour.raw)
             self.connection.end("close")
@@ -477,6 +480,7 @@ class _Answer:
         delay = self.engine.token_delay_s if delay is None else delay
         if delay:
             await asyncio.sleep(delay)
+        await self.engine.moving.wait()
         await self.strike("token", number)
         self.engine.generated += 1
         if not speech.stream:

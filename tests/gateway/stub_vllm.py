@@ -37,6 +37,7 @@ class Figures:
     running = 0
     steps = 0
     scrapes = 0
+    asleep = False
 
     @classmethod
     def text(cls) -> str:
@@ -64,9 +65,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if KEY and self.headers["authorization"] != f"Bearer {KEY}":
+        if "--enable-sleep-mode" in sys.argv and self.path in ("/sleep?level=1", "/wake_up"):
+            Figures.asleep = self.path != "/wake_up"
+            self.say(200, {})
+        elif KEY and self.headers["authorization"] != f"Bearer {KEY}":
             self.say(401, {"error": "Unauthorized"})
-        elif MODE == "no-generation":
+        elif MODE == "no-generation" or Figures.asleep:
             self.say(500, {})
         elif asked.get("prompt") == "refused":
             self.say(400, {"error": "refused"})

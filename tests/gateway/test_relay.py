@@ -80,10 +80,12 @@ BREAKS = {
 async def test_a_broken_stream_ends_with_an_error_that_the_official_client_raises(
     behaviour: Behaviour, start_gateway: StartGateway
 ) -> None:
-    limits = {"max_event_bytes": 65_536, "takeover_attempts": 0}
-    async with FakeEngine(token_delay_s=0.02) as engine, start_gateway(engine.url, **limits) as running:
+    async with (
+        FakeEngine(token_delay_s=0.02) as engine,
+        start_gateway(engine.url, max_event_bytes=65_536) as running,
+    ):
         engine.script(behaviour, behaviour)
-        raw = await chat(running.url, stream=True)
+        raw = await chat(running.url, stream=True, logprobs=True)  # which cannot be resumed
         assert (raw.status, raw.ended) == (200, "complete")
         *_, error, done = raw.events
         assert set(error.json()["error"]) == {"message", "type", "param", "code"}
@@ -91,7 +93,7 @@ async def test_a_broken_stream_ends_with_an_error_that_the_official_client_raise
         assert token_numbers(text_of(raw.events))[:2] == [0, 1]
 
         client = openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0)
-        stream: Any = await client.chat.completions.create(**chat_body(stream=True))
+        stream: Any = await client.chat.completions.create(**chat_body(stream=True, logprobs=True))
         with pytest.raises(openai.APIError):
             async for _ in stream:
                 pass
@@ -139,7 +141,7 @@ async def test_an_answer_that_is_none_becomes_502(behaviour: Behaviour, start_ga
         (404, None, 404, "not_found"),
         (422, None, 422, "invalid_value"),
         (501, None, 400, "invalid_value"),
-        (500, None, 500, "engine_error"),
+        (500, None, 503, "engine_error"),
         (503, {"error": "Model is scaling"}, 503, "server_is_overloaded"),
         (401, {"error": "Unauthorized"}, 502, "upstream_invalid_response"),
         (418, "<html>", 502, "upstream_invalid_response"),
@@ -232,7 +234,7 @@ async def test_an_engine_that_says_nothing_is_given_up(start_gateway: StartGatew
 
 
 async def test_a_stream_that_stalls_ends_with_an_error(start_gateway: StartGateway) -> None:
-    async with FakeEngine() as engine, start_gateway(engine.url, stall_timeout_s=0.3) as running:
+    async with FakeEngine() as engine, start_gateway(engine.url, stall_timeout_s=0.3, takeover_attempts=0) as running:
         engine.script(Behaviour(faults=[Fault("token", "hang", after=3)]))
         answer = await chat(running.url, stream=True)
         assert json.loads(answer.events[-2].data or "")["error"]["code"] == "upstream_timeout"

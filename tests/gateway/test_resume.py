@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from time import monotonic
 from typing import Any
 
 import openai
 import pytest
 
+from forebay.gateway.build import SWEEP_EVERY_S
+from forebay.gateway.sending import VAIN_PAUSE_S
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
 from tests.gateway.conftest import KEY, Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
@@ -21,6 +24,7 @@ LOSSES = {
     "closed within a chunk": Behaviour(faults=[Fault("mid_chunk", "close", after=3)]),
     "ended properly but early": Behaviour(faults=[Fault("token", "finish", after=3)]),
     "aborted": Behaviour(tokens=3, finish_reason="abort"),
+    "failed midway": Behaviour(error_after=3),
     "engine core died": Behaviour(
         insert={3: b'data: {"error":{"message":"EngineCore encountered an issue.","type":"InternalServerError"}}\n\n'}
     ),
@@ -161,6 +165,82 @@ async def test_the_only_engine_is_waited_for_until_it_is_back(start_gateway: Sta
         assert [answer.status for answer in await asyncio.gather(*whole)] == [200] * 4
         assert len(running.gateway.pipeline.running) == 0
         assert running.figures()['forebay_takeovers_total{endpoint="chat_completions"}'] >= 8
+
+
+async def test_engines_that_are_down_too_are_not_asked_again_and_again(start_gateway: StartGateway) -> None:
+    """The monitor has not noticed yet, so only the refused connections tell."""
+    async with FakeEngine(token_delay_s=0.01) as one, FakeEngine(token_delay_s=0.01) as two:
+        async with start_gateway(one.url, two.url, health_interval_s=60.0) as running:
+            await all_ready(running)
+            stream = asyncio.create_task(chat(running.url, stream=True, max_tokens=8))
+            while one.generated + two.generated < 3:
+                await asyncio.sleep(0.002)
+            (exchange,) = running.gateway.pipeline.running
+            await one.stop()
+            await two.stop()
+            began = monotonic()
+            while exchange.attempts < 6:
+                await asyncio.sleep(0.002)
+            assert monotonic() - began > 2 * SWEEP_EVERY_S
+            await one.start()
+            assert text_of(chunks_of(await stream)) == "".join(f" t{n}" for n in range(8))
+
+
+async def test_engines_that_fail_at_once_do_not_use_up_the_takeovers(start_gateway: StartGateway) -> None:
+    async with FakeEngine(token_delay_s=0.002) as one, FakeEngine(token_delay_s=0.002) as two:
+        async with start_gateway(one.url, two.url, takeover_attempts=3) as running:
+            await all_ready(running)
+            fates = iter([LOSSES["reset within an event"], Behaviour(status=503), Behaviour(status=500)])
+            one.default = two.default = lambda record: next(fates, Behaviour())
+            began = monotonic()
+            chunks = chunks_of(await chat(running.url, stream=True, max_tokens=8))
+            assert text_of(chunks) == "".join(f" t{n}" for n in range(8))
+            assert monotonic() - began > VAIN_PAUSE_S
+
+
+async def test_what_an_engine_held_that_was_out_of_rotation_when_it_died_is_waited_for(
+    start_gateway: StartGateway,
+) -> None:
+    gate = asyncio.Event()
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        assert (await chat(running.url)).status == 200  # so the next request goes over a connection that has served
+        engine.script(Behaviour(faults=[Fault("head", gate), Fault("head", "reset")]))
+        waiting = asyncio.create_task(chat(running.url))
+        await engine.wait_for(lambda e: e.running == 1)
+        engine.on("/health", Behaviour(status=500))
+        engine.on("/v1/models", Behaviour(status=500))
+        while running.gateway.replicas.ready:
+            await asyncio.sleep(0.005)
+        gate.set()
+        await engine.wait_for(lambda e: e.running == 0)
+        engine.on("/health", None)
+        engine.on("/v1/models", None)
+        assert (await waiting).status == 200
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_stream_that_is_cut_behind_its_closing_line_was_whole(how: Any, start_gateway: StartGateway) -> None:
+    async with FakeEngine(token_delay_s=0.01) as engine, start_gateway(engine.url, breaker_failures=1) as running:
+        engine.script(Behaviour(faults=[Fault("end", how)]))
+        answer = await chat(running.url, stream=True, max_tokens=4, stream_options=USAGE)
+        chunks = chunks_of(answer)
+        assert [event.data for event in answer.events].count("[DONE]") == 1
+        assert [chunk["usage"]["completion_tokens"] for chunk in chunks if "usage" in chunk] == [4]
+        assert len(engine.calls(CHAT)) == 1
+        assert next(iter(running.gateway.replicas)).breaker.state.value == "closed"
+
+
+async def test_what_was_under_way_on_kept_alive_connections_is_waited_for_too(start_gateway: StartGateway) -> None:
+    """Such a connection's end looks like a stale one's until the next cannot be made."""
+    async with FakeEngine(token_delay_s=0.01) as engine, start_gateway(engine.url) as running:
+        await asyncio.gather(*(chat(running.url, max_tokens=1) for _ in range(8)))
+        asked = [asyncio.create_task(chat(running.url, max_tokens=8)) for _ in range(8)]
+        await engine.wait_for(lambda e: e.running == 8)
+        await engine.stop()
+        while running.gateway.replicas.ready:
+            await asyncio.sleep(0.005)
+        await engine.start()
+        assert [(await answer).status for answer in asked] == [200] * 8
 
 
 async def test_it_is_not_waited_for_longer_than_that(start_gateway: StartGateway) -> None:

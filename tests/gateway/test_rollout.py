@@ -162,6 +162,22 @@ async def test_in_place_the_old_one_is_started_again_where_the_new_one_fails(sta
         assert (await serve.ask()).json()["created"] == 100
 
 
+async def test_an_engine_that_sleeps_meanwhile_is_woken_where_the_new_one_fails(start_serve: StartServe) -> None:
+    flags = ("--rollout", "in_place", "--engine-sleep", "--idle-probe-s", "0.1", "--engine-stall-s", "0.2")
+    async with start_serve("model = 'm'\nmax_model_len = 100", *flags) as serve:
+        await serve.until_ready(1)
+        serve.file.write_text("model = 'm'\nengine_args = ['--fail']")
+        assert (await serve.rollout())[0] == 1
+        await serve.until_ready(1)
+        assert (await serve.ask()).json()["created"] == 100
+        assert [(engine["name"], engine["restarts"]) for engine in (await serve.status())["engines"]] == [
+            ("engine-0", 0)
+        ]
+        serve.file.write_text("model = 'm'\nmax_model_len = 200")
+        assert (await serve.rollout())[0] == 0
+        assert (await serve.ask()).json()["created"] == 200
+
+
 async def test_a_stream_outlives_the_replacement_of_its_engine(start_serve: StartServe, tmp_path: Path) -> None:
     async with start_serve("model = 'm'\nmax_model_len = 100", "--rollout", "surge") as serve:
         await serve.until_ready(1)

@@ -40,6 +40,30 @@ async def test_a_hung_engine_is_left_within_seconds_and_its_callers_are_answered
         assert running.figures()[f'forebay_replica_stalls_total{{replica="{hung.url}"}}'] == 1
 
 
+async def test_an_engine_that_hangs_out_of_rotation_keeps_no_caller_either(start_gateway: StartGateway) -> None:
+    async with (
+        FakeEngine() as good,
+        FakeEngine() as hung,
+        start_gateway(good.url, hung.url, engine_stall_s=STALL_S) as running,
+    ):
+        await all_ready(running)
+        gate = asyncio.Event()
+        hung.default = good.default = lambda record: Behaviour(faults=[Fault("head", gate)])
+        asked = [asyncio.create_task(chat(running.url)) for _ in range(4)]
+        await hung.wait_for(lambda e: e.running == 2)
+        hung.on("/health", Behaviour(status=500))
+        hung.on("/v1/models", Behaviour(status=500))
+        replica = next(r for r in running.gateway.replicas if r.name == hung.url)
+        while replica.ready:
+            await asyncio.sleep(0.005)
+        assert hung.running == 2
+        hung.default = lambda record: Behaviour(faults=[Fault("head", "hang")])
+        hung.moving.clear()
+        gate.set()
+        good.default = Behaviour()
+        assert [(await answer).status for answer in asked] == [200] * 4
+
+
 async def test_it_is_taken_in_again_only_once_it_has_generated(start_gateway: StartGateway) -> None:
     flags = {"engine_stall_s": STALL_S, "health_timeout_s": 0.3, "takeover_attempts": 0}
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:

@@ -342,6 +342,14 @@ class Settings(BaseModel):
         group="engine",
         roles=ALL,
     )
+    engine_sleep: bool = setting(
+        False,
+        "Start engines with vLLM's sleep mode (GPUs): replaced in place, the old one sleeps, its memory given back, "
+        "until the new one is ready, and is awake again within seconds where that fails.",
+        group="engine",
+        roles=SERVE,
+        per_model=True,
+    )
     rollout: Literal["auto", "surge", "in_place"] = setting(
         "auto",
         "How an engine is replaced by one with other options: the new one beside the old one first (surge), or in its "

@@ -77,6 +77,7 @@ def engine_spec(
     none on a machine without; `model_args` are options that the model itself needs; `env` is the environment to start
     from; `version` is vLLM's, and `cache_root` where its compile caches are kept.
     """
+    sleeps = settings.engine_sleep and uds is not None  # who reaches an engine on TCP could put it to sleep
     ours = [
         "--model",
         model,
@@ -88,9 +89,12 @@ def engine_spec(
         *_from_settings(settings),
         *model_args,
         *([] if devices else ["--enforce-eager"]),
+        *(["--enable-sleep-mode"] if sleeps else []),
     ]
     options = (*_without(ours, settings.engine_args), *settings.engine_args)
     environment = _environment(env, devices)
+    if sleeps:
+        environment["VLLM_SERVER_DEV_MODE"] = "1"  # has /sleep and /wake_up
     if uds is None and settings.upstream_api_key is not None:
         environment[KEY_VARIABLE] = settings.upstream_api_key.get_secret_value()
     cache_dir = None

@@ -97,7 +97,7 @@ def refusal_from_engine(status: int, body: bytes) -> Refusal:
     if status == 500 and ENGINE_DEAD in body:
         return refusals.EngineUnavailable("The engine stopped while it worked on this request.", retry_after_s=5)
     if status == 500:
-        return refusals.InternalError("The engine failed on this request.", code="engine_error")
+        return refusals.Unavailable("The engine failed on this request.", code="engine_error", retry_after_s=1)
     if status == 504:
         return refusals.UpstreamTimeout("The engine took too long.")
     if status in (405, 415):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from forebay.gateway.server import ClientConnection
     from forebay.refusals import Refusal
     from forebay.replicas.replica import Replica
+    from forebay.telemetry.metrics import Histogram
     from forebay.wire.body import Demand
 
 
@@ -50,6 +51,7 @@ class Exchange(msgspec.Struct, eq=False):
     takeovers: int = 0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
+    gaps: "Histogram | None" = None
     usage: Usage | None = None
     resumable: bool = False
     lines: bytes = b""  # header lines that policies add to the answer

@@ -15,7 +15,7 @@ from time import monotonic
 from forebay.gateway.errors import error_events, refusal_from_engine
 from forebay.gateway.routes import Dialect
 from forebay.gateway.sending import Sending
-from forebay.policy.retry import RETRIED_STATUSES
+from forebay.policy.retry import RETRIED_FROM_STATUS
 from forebay.policy.verdict import Outcome
 from forebay.refusals import BadGateway, EngineUnavailable, Refusal
 from forebay.wire.sse import (
@@ -37,7 +37,7 @@ _CUT = BadGateway("The engine's stream ended before its end.", retry_after_s=1)
 class Relay(Sending):
     """One exchange's way to an engine and back; the reader of an upstream connection."""
 
-    __slots__ = ("_ended_well", "_held", "_held_bytes", "_json", "_splitter")
+    __slots__ = ("_held", "_held_bytes", "_json", "_splitter")
 
     def _clear_answer(self) -> None:
         self._json = False
@@ -61,8 +61,6 @@ class Relay(Sending):
 
     def block(self, data: bytes, now: float) -> None:
         self._progress_at = now
-        if self._exchange.replica is not None:
-            self._exchange.replica.progress.moved(now)
         if self._splitter is None:
             self._held.append(data)
             self._held_bytes += len(data)
@@ -74,7 +72,7 @@ class Relay(Sending):
         except EventTooLarge:
             self.give_up(BadGateway("An event in the engine's stream is too large."), now)
             return
-        if events:
+        if events and not self._ended_well:
             self._pass_on(events, now)
 
     def end(self, now: float) -> None:
@@ -86,7 +84,7 @@ class Relay(Sending):
             self._pipeline.finish(self._exchange, "answered", now)
         else:
             self._let_go("failed", now)
-            self._go_on(_CUT, now, lost=True, again=True)
+            self._go_on(_CUT, now, lost=True)
 
     # Streams
     def _pass_on(self, events: bytes, now: float) -> None:
@@ -166,8 +164,7 @@ class Relay(Sending):
         if before and self._streaming:
             self._exchange.client.write_stream(b"".join(before))
         self.abandon("failed", now)
-        again = refusal.status in RETRIED_STATUSES
-        self._go_on(refusal, now, lost=_is_loss(refusal), again=again)
+        self._told(refusal, now)
 
     def _own_response(self, events: bytes) -> None:
         answer = read_event(next(events_in(events)))
@@ -179,15 +176,14 @@ class Relay(Sending):
         exchange = self._exchange
         if self._status != 200:
             refusal = refusal_from_engine(self._status, body)
-            self._let_go("failed" if refusal.status >= 500 else "answered", now)
-            again = refusal.status in RETRIED_STATUSES
-            self._go_on(refusal, now, lost=_is_loss(refusal), again=again)
+            self._let_go("failed" if refusal.status >= RETRIED_FROM_STATUS else "answered", now)
+            self._told(refusal, now)
             return
         answer = read_answer(body) if self._json and not self._streaming else None
         if answer is None or is_aborted(answer):
             self._let_go("failed", now)
             no_json = BadGateway("The engine's answer is not the JSON it should be.", retry_after_s=1)
-            self._go_on(_ABORTED if answer else no_json, now, lost=answer is not None, again=False)
+            self._go_on(_ABORTED if answer else no_json, now, lost=answer is not None)
             return
         self._let_go("answered", now)
         exchange.usage = usage_of(answer)
@@ -195,6 +191,13 @@ class Relay(Sending):
             self._record_owner(answer.id)
         exchange.client.respond(exchange, 200, b"application/json", body)
         self._pipeline.finish(exchange, "answered", now)
+
+    def _told(self, refusal: Refusal, now: float) -> None:
+        """The engine itself said that it fails, or that the request is wrong, which no other would answer better."""
+        if refusal.status >= RETRIED_FROM_STATUS:
+            self._go_on(refusal, now, lost=_is_loss(refusal))
+        else:
+            self._end_badly(refusal, now)
 
     def _record_owner(self, response_id: str | None) -> None:
         exchange = self._exchange

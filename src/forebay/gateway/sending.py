@@ -3,8 +3,9 @@
 There are four ways on from an attempt that failed:
 
 1. the connection was stale: the same request once more on a fresh one, which is no attempt at all
-2. the engine was lost (it died, or stalled, while in good standing): another replica takes over, or the exchange waits
-   until one is ready, a restarted one too; a stream goes on where it was cut (`wire/resume.py`)
+2. the engine was lost (it died, or stalled, while in good standing), or it failed midway through a stream: another
+   replica takes over, or the exchange waits until one is ready, a restarted one too; a stream goes on where it was cut
+   (`wire/resume.py`)
 3. the engine failed: another replica, if attempts are left and the retry budget allows it
 4. none of these: the caller is told
 
@@ -20,7 +21,7 @@ from forebay.failures import Failure
 from forebay.gateway.errors import refusal_from_failure
 from forebay.gateway.exchange import Exchange
 from forebay.policy.breaker import BreakerState
-from forebay.policy.retry import is_loss, is_retryable, is_stale_connection
+from forebay.policy.retry import is_loss, is_stale_connection
 from forebay.policy.verdict import Lease, Outcome
 from forebay.refusals import EngineUnavailable, Overloaded, Refusal
 from forebay.replicas.replica import Replica
@@ -31,6 +32,8 @@ from forebay.wire.transcript import Transcript
 
 if TYPE_CHECKING:
     from forebay.gateway.pipeline import Pipeline
+
+VAIN_PAUSE_S = 0.5  # between takeovers that come to nothing at once, longer each time: else all are used up in a moment
 
 _CLOSED = BreakerState.CLOSED
 
@@ -57,7 +60,9 @@ class Sending(ABC):
         "_body",
         "_connection",
         "_continuation",
+        "_ended_well",
         "_exchange",
+        "_not_before",
         "_only",
         "_paused",
         "_pipeline",
@@ -81,14 +86,16 @@ class Sending(ABC):
         self._avoid: Replica | None = None
         self._connection: Connection | None = None
         self._slot: Lease | None = None
+        self._ended_well = False  # whether the client has had a stream's closing line
         self._status = 0  # of this attempt's answer, 0 before its head
         self._progress_at = 0.0
-        self._refreshed = False
+        self._refreshed = False  # whether this attempt is the second one, after a stale connection
         self._trusted = False  # whether the replica was in good standing when it was asked
         self._paused = False
         self._streaming = False  # whether the client has had the first events
         self._retries = 0
         self._wait_until = 0.0  # until when a lost engine's place may be taken; 0 where none was lost
+        self._not_before = 0.0
         self._why: Refusal | None = None
         self._transcript: Transcript | None = None
         self._continuation: Continuation | None = None
@@ -122,6 +129,7 @@ class Sending(ABC):
         exchange.replica = replica
         if not fresh:
             exchange.attempts += 1
+        self._refreshed = fresh
         self._trusted = replica.breaker.state is _CLOSED
         self._status = 0
         self._progress_at = now
@@ -147,60 +155,65 @@ class Sending(ABC):
     def failed(self, failure: Failure) -> None:
         """The attempt came to nothing: find the way on. (See the module's text.)"""
         now = monotonic()
-        if is_stale_connection(failure) and not self._refreshed:
+        if self._ended_well:  # only the end of the HTTP message was missing
+            self.end(now)
+            return
+        if is_stale_connection(failure):
             self._let_go("cancelled", now)
-            self._refreshed = True
             try:
                 self.send(now, fresh=True)
-            except Refusal as none_to_ask:
-                self._end_badly(none_to_ask, now)
+            except Refusal as none_to_ask:  # so it was no race: the engine is gone
+                self._go_on(none_to_ask, now, lost=True)
             return
         self._let_go("failed", now)
         refusal = refusal_from_failure(failure, generated=self._streaming)
         if failure.kind == "connect" and now < self._wait_until:
-            self._take_over(now)  # the one to take over is not up either: no further loss
+            self._avoid = self._exchange.replica  # the one to take over is not up either: `check` asks another
         else:
-            again = self._streaming or is_retryable(failure)
-            self._go_on(refusal, now, lost=is_loss(failure), again=again)
+            gone = failure.kind == "connect" and self._refreshed  # the kept-alive connection had ended for a reason
+            self._go_on(refusal, now, lost=gone or is_loss(failure))
 
-    def _go_on(self, refusal: Refusal, now: float, *, lost: bool, again: bool) -> None:
+    def _go_on(self, refusal: Refusal, now: float, *, lost: bool) -> None:
         """Have another replica take over, if policy allows it; else tell the caller `refusal`.
 
-        `lost`: the engine went away. `again`: another one may do better.
+        `lost`: the engine went away, rather than failed. What has begun to reach the client, or was lost before, is
+        taken over whatever goes wrong: the caller cannot ask again without losing what it has.
         """
-        loss = lost and self._trusted
-        if self._only is not None or not (self._may_be_taken_over(now) if loss else again and self._may_retry(now)):
-            self._end_badly(refusal, now)
+        plan = self._plan() if self._streaming else None
+        if isinstance(plan, bytes):
+            self._close_with(plan, now)
             return
-        self._avoid, self._why = self._exchange.replica, refusal
-        if not self._streaming:
-            self._take_over(now)
+        begun = self._streaming or now < self._wait_until
+        no: Refusal | None = refusal
+        if self._only is None and (plan is not None or not self._streaming):
+            loss = begun or (lost and self._trusted)
+            no = self._no_takeover(refusal, now) if loss else self._no_retry(refusal, now)
+        if no is not None:
+            self._end_badly(no, now)
             return
-        match self._plan():
-            case Continuation() as continuation:
-                self._continuation = continuation
-                self._take_over(now)
-            case bytes() as closing:
-                self._close_with(closing, now)
-            case None:
-                self._end_badly(refusal, now)
+        self._avoid, self._why, self._continuation = self._exchange.replica, refusal, plan
+        self._take_over(now)
 
-    def _may_be_taken_over(self, now: float) -> bool:
+    def _no_takeover(self, refusal: Refusal, now: float) -> Refusal | None:
+        """What the caller is told; None where another replica may take over, which is counted."""
         limits = self._pipeline.relay_limits
         if self._exchange.takeovers >= limits.max_takeovers:
-            return False
+            return refusal
+        if now < self._wait_until and self._status != 200:  # the one to take over brought nothing
+            self._not_before = now + VAIN_PAUSE_S * self._exchange.takeovers
         self._exchange.takeovers += 1
         self._wait_until = now + limits.takeover_wait_s
-        return True
+        return None
 
-    def _may_retry(self, now: float) -> bool:
+    def _no_retry(self, refusal: Refusal, now: float) -> Refusal | None:
+        """What the caller is told; None where there may be another attempt, which is paid for."""
         limits = self._pipeline.relay_limits
-        if self._retries + 1 >= limits.max_attempts:
-            return False
-        if now - self._exchange.started_at >= limits.request_timeout_s or not self._pipeline.retry_budget.spend(now):
-            return False
+        if self._retries + 1 >= limits.max_attempts or now - self._exchange.started_at >= limits.request_timeout_s:
+            return refusal
+        if not self._pipeline.retry_budget.spend(now):
+            return EngineUnavailable("Too many attempts fail just now. Try again shortly.", retry_after_s=2)
         self._retries += 1
-        return True
+        return None
 
     def _plan(self) -> Continuation | bytes | None:
         """How to go on with the stream that was cut."""
@@ -212,6 +225,8 @@ class Sending(ABC):
 
     def _take_over(self, now: float) -> None:
         """Ask a replica now; or, where an engine was lost and none can be asked, in a moment."""
+        if now < self._not_before:
+            return
         try:
             self.send(now)
         except Refusal as refusal:
@@ -238,6 +253,11 @@ class Sending(ABC):
         if self._paused or self._connection is None or not self._exchange.route.generates:
             return None
         return self._progress_at
+
+    @property
+    def moved_at(self) -> float:
+        """When bytes of this attempt's answer came last; 0 before the first."""
+        return self._progress_at if self._status else 0.0
 
     def stalled(self) -> None:
         """The engine has stalled: this attempt comes to nothing."""

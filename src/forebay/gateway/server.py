@@ -388,7 +388,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def write_stream(self, events: bytes) -> None:
         """Send more events of a stream."""
-        self._write(self._framed(events))
+        if not self.transport.is_closing():  # not by `_write` and `_framed`: this is done for every block
+            self.transport.write(b"%x\r\n%s\r\n" % (len(events), events) if self._chunked else events)
 
     def end_stream(self, events: bytes) -> None:
         """Send the last events of a stream, if any, and its end.

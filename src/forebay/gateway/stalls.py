@@ -37,21 +37,21 @@ class StallWatch:
             self.look(monotonic())
 
     def look(self, now: float) -> None:
-        """Decide about every replica that owes somebody something."""
+        """Decide about every replica that owes somebody something, whether it is in rotation or not."""
         for replica, since in self._pending().items():
-            if not replica.ready:
-                continue
             if replica.progress.stalled(since, now):
                 self._stalled(replica, now - since)
             elif now - since > replica.progress.stall_s / READS_A_STALL and replica not in self._reading:
                 self._reading[replica] = asyncio.get_running_loop().create_task(self._read_progress(replica))
 
     def _pending(self) -> dict[Replica, float]:
-        """Each replica that is waited for, and since when."""
+        """Each replica that is waited for, and since when. Of what it sent meanwhile its progress is told here, so that
+        a block costs nothing."""
         pending: dict[Replica, float] = {}
         for exchange, since in _waiting(self._running):
-            if exchange.replica is not None:
-                pending[exchange.replica] = min(since, pending.get(exchange.replica, since))
+            if (replica := exchange.replica) is not None and exchange.relay is not None:
+                pending[replica] = min(since, pending.get(replica, since))
+                replica.progress.moved(exchange.relay.moved_at)
         return pending
 
     def _stalled(self, replica: Replica, age_s: float) -> None:

@@ -35,8 +35,9 @@ class Progress:
         return f"<Progress moved at {self._moved_at:.1f}, counter {self._counter:g}>"
 
     def moved(self, now: float) -> None:
-        """Bytes of an answer came."""
-        self._moved_at = now
+        """Bytes of an answer came; perhaps told only later."""
+        if now > self._moved_at:
+            self._moved_at = now
 
     def counted(self, steps: float, now: float) -> None:
         """The engine's step counter was read."""

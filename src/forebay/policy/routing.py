@@ -7,7 +7,8 @@
 
 For all of them the same replicas are eligible: ready, not draining, not the one to avoid, and with a breaker that lets
 them be asked; unless so few may be asked that the whole load would be thrown at them, or at none: below a share of
-`PANIC_SHARE`, all ready ones are eligible (Envoy's panic threshold). A pool of one is never closed off by its breaker.
+`PANIC_SHARE`, all ready ones are eligible (Envoy's panic threshold, but lower: an engine queues a few times the load it
+can run, while a request to one that fails is lost). A pool of one is never closed off by its breaker.
 
 Of a large group a window of `WINDOW` replicas is looked at, further on each time: the least busy of sixteen is nearly
 the least busy of all (Mitzenmacher, The Power of Two Choices, 2001), at a cost that does not grow.
@@ -29,7 +30,7 @@ from forebay.policy.canary import in_order, seed_of
 from forebay.policy.ring import Ring
 from forebay.refusals import EngineUnavailable
 
-PANIC_SHARE = 0.5
+PANIC_SHARE = 0.25
 WINDOW = 16
 BOUND = 1.25
 FLOOR_TOKENS = 4096

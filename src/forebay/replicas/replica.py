@@ -53,6 +53,7 @@ class Replica:
         self.load -= cost
         if outcome == "answered":
             self.breaker.succeeded(now)
+            self.progress.moved(now)
         elif outcome == "failed":
             self.breaker.failed(now)
         else:

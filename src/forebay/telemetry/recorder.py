@@ -84,11 +84,12 @@ class Recorder:
         self.answered = 0
 
     def tokens(self, exchange: "Exchange", now: float) -> None:
-        """A block of tokens, or a whole answer, is about to reach the client."""
-        if exchange.first_token_at == 0.0:
+        """A block of tokens is about to reach the client."""
+        if exchange.gaps is None:
+            exchange.gaps = self._of(exchange).gap
             exchange.first_token_at = now
         else:
-            self._of(exchange).gap.observe(now - exchange.last_token_at)
+            exchange.gaps.observe(now - exchange.last_token_at)
         exchange.last_token_at = now
 
     def finished(self, exchange: "Exchange", outcome: Outcome, now: float) -> None:

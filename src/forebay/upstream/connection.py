@@ -87,12 +87,7 @@ class Connection(asyncio.Protocol):
     def fail(self, kind: FailureKind, detail: str) -> None:
         """End the attempt with a failure of `kind`, and the connection with it."""
         reader, self._reader = self._reader, None
-        failure = Failure(
-            kind,
-            detail,
-            before_answer=self._status == 0,
-            stale=self.reused and self._status == 0 and not self._head_fed,
-        )
+        failure = Failure(kind, detail, stale=self.reused and self._status == 0 and not self._head_fed)
         self.close()
         if reader is not None:
             reader.failed(failure)

@@ -49,6 +49,22 @@ async def generate(
     return await fetch(pool, _request(pool, "POST /v1/completions", key, body), timeout_s)
 
 
+async def put_to_sleep(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> None:
+    """Have the engine give its GPU memory back and keep its weights in RAM. Raises `Failure`."""
+    await _post(pool, "POST /sleep?level=1", timeout_s, key)
+
+
+async def wake_up(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> None:
+    """The reverse. Raises `Failure`."""
+    await _post(pool, "POST /wake_up", timeout_s, key)
+
+
+async def _post(pool: UpstreamPool, line: str, timeout_s: float, key: str | None) -> None:
+    status, told = await fetch(pool, _request(pool, line, key, {}), timeout_s)
+    if status != 200:
+        raise Failure("invalid", f"{line} was answered {status}: {told[:200]!r}")
+
+
 async def count_steps(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> float:
     """The engine's step counter, over all its cores. Raises `Failure` where it cannot be read."""
     return _sum_of(STEP_COUNTER, await _read_metrics(pool, timeout_s, key))

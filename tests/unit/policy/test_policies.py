@@ -6,7 +6,7 @@ from forebay.failures import Failure
 from forebay.policy.admission import Admission
 from forebay.policy.auth import ANONYMOUS, Authenticator
 from forebay.policy.ownership import Ownership
-from forebay.policy.retry import RetryBudget, is_retryable, is_stale_connection
+from forebay.policy.retry import RetryBudget, is_loss, is_stale_connection
 from forebay.policy.verdict import Lease
 from forebay.refusals import Overloaded, Unauthorized
 
@@ -67,19 +67,18 @@ def test_admission_never_lets_more_in_than_its_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "stale", "retryable"),
+    ("failure", "stale", "loss"),
     [
-        (Failure("connect", ""), False, True),
-        (Failure("closed", "", before_answer=True, stale=True), True, True),
-        (Failure("closed", "", before_answer=True), False, True),
-        (Failure("closed", "", before_answer=False), False, False),
-        (Failure("timeout", "", before_answer=True), False, True),
-        (Failure("timeout", "", before_answer=False), False, False),
+        (Failure("connect", ""), False, False),
+        (Failure("closed", "", stale=True), True, True),
+        (Failure("closed", ""), False, True),
+        (Failure("stalled", ""), False, True),
+        (Failure("timeout", ""), False, False),
         (Failure("invalid", ""), False, False),
     ],
 )
-def test_which_failures_another_replica_may_mend(failure: Failure, stale: bool, retryable: bool) -> None:
-    assert (is_stale_connection(failure), is_retryable(failure)) == (stale, retryable)
+def test_which_failures_say_that_the_engine_is_lost(failure: Failure, stale: bool, loss: bool) -> None:
+    assert (is_stale_connection(failure), is_loss(failure)) == (stale, loss)
 
 
 def test_retries_stay_a_share_of_requests() -> None:
