@@ -83,8 +83,11 @@ def _from_file(path: Path | None) -> list[tuple[str, Any, str]]:
         table = tomllib.loads(text)
     except OSError as failure:
         raise SettingsError(f"{path}: cannot be read: {failure.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+    except UnicodeDecodeError as failure:
         raise SettingsError(f"{path}: not valid TOML: {failure}") from None
+    except tomllib.TOMLDecodeError as failure:
+        told = str(failure).replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
+        raise SettingsError(f"{path}: not valid TOML: {told}") from None
     except RecursionError:
         raise SettingsError(f"{path}: nested too deeply") from None
     return [(name, value, f"{path}{_line_of(name, text)}") for name, value in table.items()]
