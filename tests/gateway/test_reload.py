@@ -18,6 +18,7 @@ from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import connect, fetch
 from tests.gateway.test_process import FOREBAY, gateway_process
 
+OURS = {"port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0, "routing": "least_outstanding"}
 GOOD = f'api_keys = ["{KEY}"]\n'
 
 
@@ -28,8 +29,7 @@ async def reloadable(
     """A gateway with a file of settings, not watched."""
     replace(file, text)
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
-        flags = {"upstream": (engine.url,), "port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0}
-        reloading = Reloading(running.gateway, Loader.of({**flags, "routing": "least_outstanding"}, file), 0.02)
+        reloading = Reloading(running.gateway, Loader.of({}, file, {**OURS, "upstream": (engine.url,)}), 0.02)
         running.gateway.reloading = reloading
         assert await reloading.reload()
         yield running, reloading, engine
@@ -73,11 +73,11 @@ async def test_keys_aliases_and_caps_are_followed_at_once(start_gateway: StartGa
 async def test_what_takes_a_restart_is_named_and_left_alone(start_gateway: StartGateway, tmp_path: Path) -> None:
     file = tmp_path / "forebay.toml"
     async with reloadable(start_gateway, file) as (running, reloading, _):
-        replace(file, GOOD + "breaker_failures = 9\nmax_n = 2\n")
+        replace(file, GOOD + "health_interval_s = 9.0\nmax_n = 2\n")
         assert await reloading.reload()
-        assert (running.gateway.settings.max_n, running.gateway.settings.breaker_failures) == (2, 5)
+        assert (running.gateway.settings.max_n, running.gateway.settings.health_interval_s) == (2, 0.2)
         told = (await fetch(running.url, "GET", "/healthz")).json()["config"]
-        assert told["restart_needed"] == ["breaker_failures"]
+        assert told["restart_needed"] == ["health_interval_s"]
 
 
 WRONG = {
@@ -94,6 +94,8 @@ WRONG = {
     "without keys": ("max_n = 2\n", "api_keys: there is no key any more"),
     "an empty key": ('api_keys = [""]\n', "api_keys: a key is empty"),
     "not text": ("\udcff = 1", "not valid TOML"),
+    "no such address": (GOOD + 'upstream = ["ftp://x"]\n', "upstream: 'ftp://x' is not http"),
+    "no engines": (GOOD + "upstream = []\n", "upstream: there is no engine any more"),
     "too deep": ("x = " + "[" * 5000, "{file}: "),
 }
 
@@ -185,6 +187,31 @@ async def test_reloading_all_the_time_fails_no_request(start_gateway: StartGatew
         await asyncio.gather(*clients)
         assert set(statuses) == {200}
         assert len(statuses) > 100
+
+
+async def test_engines_may_come_and_go_with_the_file(start_gateway: StartGateway, tmp_path: Path) -> None:
+    file = tmp_path / "forebay.toml"
+    async with reloadable(start_gateway, file) as (running, reloading, one), FakeEngine() as two:
+        stop, statuses = asyncio.Event(), set[int]()
+
+        async def client() -> None:
+            while not stop.is_set():
+                statuses.add((await chat(running.url)).status)
+
+        clients = [asyncio.create_task(client()) for _ in range(4)]
+        replace(file, f'{GOOD}upstream = ["{one.url}", "{two.url}#canary"]\ngroup_weights = {{ default = 0 }}\n')
+        assert await reloading.reload()
+        await eventually(lambda: len(two.calls(CHAT)) > 10)
+        replace(file, f'{GOOD}upstream = ["{two.url}"]\n')
+        assert await reloading.reload()
+        await eventually(lambda: [replica.name for replica in running.gateway.replicas] == [two.url])
+        assert [replica.group for replica in running.gateway.replicas] == ["default"]
+        before, asked = len(one.calls(CHAT)), len(two.calls(CHAT))
+        await eventually(lambda: len(two.calls(CHAT)) > asked + 10)
+        assert len(one.calls(CHAT)) == before
+        stop.set()
+        await asyncio.gather(*clients)
+        assert statuses == {200}
 
 
 async def test_a_hundred_thousand_keys_are_followed_without_holding_anybody_up(

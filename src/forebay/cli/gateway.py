@@ -4,7 +4,7 @@ from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
 from forebay.cli.run import run_gateway
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader
-from forebay.gateway.build import discovery_sources
+from forebay.replicas.discovery.named import discovery_sources
 
 
 @with_settings_options("gateway")

@@ -44,6 +44,8 @@ def follow(running: Settings, wanted: Settings) -> tuple[Settings, Changes]:
     """
     if running.api_keys and not wanted.api_keys:
         raise CannotFollow("api_keys: there is no key any more; to let everybody in, restart")
+    if running.upstream and not wanted.upstream:
+        raise CannotFollow("upstream: there is no engine any more; to end, send SIGTERM")
     changes = diff(running, wanted)
     values = {name: getattr(running, name) for name in running.model_fields_set}
     values |= {name: getattr(wanted, name) for name in changes.hot}

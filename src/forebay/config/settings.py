@@ -186,6 +186,7 @@ class Settings(BaseModel):
         group="upstream",
         roles=GATEWAY,
         aliases=("UPSTREAMS",),
+        hot=True,
     )
     upstream_api_key: SecretStr | None = setting(
         None,
@@ -220,7 +221,9 @@ class Settings(BaseModel):
     show_replica: Literal["never", "always"] = setting(
         "never", "Name the replica that answered in the header x-forebay-replica.", group="upstream", hot=True
     )
-    connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream", roles=ALL)
+    connect_timeout_s: Seconds = setting(
+        2.0, "Time to connect to an engine, seconds.", group="upstream", roles=ALL, hot=True
+    )
     first_byte_timeout_s: Seconds = setting(
         300.0, "Time an engine has until the first byte of its answer, seconds.", group="upstream", hot=True
     )
@@ -242,8 +245,9 @@ class Settings(BaseModel):
         4.0,
         "Time an idle engine connection is kept, seconds; shorter than the engine's own.",
         group="upstream",
+        hot=True,
     )
-    max_upstream_connections: int = setting(4096, "Connections to one engine.", group="upstream", ge=1)
+    max_upstream_connections: int = setting(4096, "Connections to one engine.", group="upstream", ge=1, hot=True)
     max_answer_bytes: int = setting(
         64 * MIB, "Largest answer held whole (anything but a stream), bytes.", group="upstream", ge=1024, hot=True
     )
@@ -272,15 +276,21 @@ class Settings(BaseModel):
         hot=True,
     )
     breaker_failures: int = setting(
-        5, "Failures in a row after which an engine is left alone for a while.", group="upstream", ge=1
+        5, "Failures in a row after which an engine is left alone for a while.", group="upstream", ge=1, hot=True
     )
     breaker_ratio: float = setting(
-        0.5, "Share of failed attempts within half a minute that has the same effect.", group="upstream", gt=0, le=1
+        0.5,
+        "Share of failed attempts within half a minute that has the same effect.",
+        group="upstream",
+        gt=0,
+        le=1,
+        hot=True,
     )
     breaker_pause_s: Seconds = setting(
         5.0,
         "How long it is left alone before one trial; doubled up to a minute while trials fail, seconds.",
         group="upstream",
+        hot=True,
     )
 
     # The engine we start

@@ -29,10 +29,7 @@ from forebay.policy.admission import Admission
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP
-from forebay.replicas.discovery.dns import DnsSource
-from forebay.replicas.discovery.kubernetes import KubernetesSource
 from forebay.replicas.discovery.source import Endpoint, Source
-from forebay.replicas.discovery.static import StaticSource
 from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
@@ -130,9 +127,16 @@ class Gateway:
         """Run by other settings from now on; those that are not hot must be the same as before."""
         if settings.log_level != self.settings.log_level:
             logging.getLogger().setLevel(settings.log_level.upper())
+        if tuning.sources is not None:
+            self.membership.change(tuning.sources)
         self.settings = settings
         self.admin = tuning.admin
         self.recorder.writer = self._writer if settings.access_log else None
+        for replica in self.replicas:
+            replica.upstream.connect_timeout_s = settings.connect_timeout_s
+            replica.upstream.idle_s = settings.upstream_idle_s
+            replica.upstream.max_connections = settings.max_upstream_connections
+            replica.breaker.limits = _breaker_limits(settings)
         self.replicas.rename(settings.model_aliases, settings.group_weights)
         self.caching.change(tuning.cache_limits)
         pipeline = self.pipeline
@@ -336,21 +340,6 @@ class GatewayServer(uvicorn.Server):
         await gateway.stop()
 
 
-def discovery_sources(settings: Settings) -> list[Source]:
-    """What finds the engines that `upstream` names. Raises ValueError or OSError."""
-    static: list[str] = []
-    sources: list[Source] = []
-    for url in dict.fromkeys(settings.upstream):
-        scheme = url.partition("://")[0]
-        if scheme in ("dns", "dns+https"):
-            sources.append(DnsSource(url, settings.upstream_ca_file, settings.discovery_interval_s))
-        elif scheme in ("kubernetes", "kubernetes+https"):
-            sources.append(KubernetesSource(url, settings.upstream_ca_file))
-        else:
-            static.append(url)
-    return [*([StaticSource(static, settings.upstream_ca_file)] if static else []), *sources]
-
-
 def _shared_entries(settings: Settings) -> SharedEntries | None:
     if not settings.cache_shared or settings.redis_url is None:
         return None
@@ -367,10 +356,14 @@ def make_replica(
         idle_s=settings.upstream_idle_s,
         max_connections=settings.max_upstream_connections,
     )
-    limits = BreakerLimits(
+    breaker = Breaker(_breaker_limits(settings))
+    return Replica(name, pool, api_key, group, breaker=breaker, progress=Progress(settings.engine_stall_s))
+
+
+def _breaker_limits(settings: Settings) -> BreakerLimits:
+    return BreakerLimits(
         consecutive=settings.breaker_failures, ratio=settings.breaker_ratio, pause_s=settings.breaker_pause_s
     )
-    return Replica(name, pool, api_key, group, breaker=Breaker(limits), progress=Progress(settings.engine_stall_s))
 
 
 def _cors_lines(origin: str) -> bytes:

@@ -84,7 +84,10 @@ class Reloading:
         if signature(self._file) != before:
             raise CannotFollow(f"{self._file}: changed while it was read")
         settings, changes = follow(running, wanted)
-        return settings, changes, Tuning.of(settings)
+        try:
+            return settings, changes, Tuning.of(settings, running.upstream)
+        except (ValueError, OSError) as wrong:
+            raise CannotFollow(f"upstream: {wrong}") from None
 
     def _succeeded(self, changes: Changes) -> None:
         self.counts["ok"] += 1

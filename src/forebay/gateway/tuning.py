@@ -7,6 +7,8 @@ from forebay.gateway.caching import CacheLimits
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.auth import Authenticator
 from forebay.policy.routing import Routing
+from forebay.replicas.discovery.named import discovery_sources
+from forebay.replicas.discovery.source import Source
 from forebay.wire.body import BodyLimits
 
 
@@ -20,10 +22,14 @@ class Tuning:
     body_limits: BodyLimits
     relay_limits: RelayLimits
     cache_limits: CacheLimits
+    sources: list[Source] | None  # None where they stay those that there are
 
     @classmethod
-    def of(cls, settings: Settings) -> "Tuning":
+    def of(cls, settings: Settings, upstream: tuple[str, ...] | None = None) -> "Tuning":
+        """By these settings, where the engines are `upstream` now. Raises ValueError or OSError."""
+        same = upstream is None or upstream == settings.upstream
         return cls(
+            sources=None if same else discovery_sources(settings),
             auth=Authenticator(key.get_secret_value() for key in settings.api_keys),
             admin=Authenticator(key.get_secret_value() for key in settings.admin_keys),
             routing=Routing(settings.routing),
