@@ -1,11 +1,12 @@
 """What a running process may take over from changed settings. Pure.
 
-What is hot is followed at once and as a whole; what is not stays as it was until the process starts again (an engine's
-own options: until a rollout). Whatever comes of mixing the two is validated like any settings are.
+What is hot is followed at once and as a whole; what is not stays as it was until the process starts again. What a model
+may have of its own is none of this: its engines are replaced by a rollout. Whatever comes of mixing old and new is
+validated like any settings are.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -26,13 +27,17 @@ class Changes:
 
 def is_hot(name: str) -> bool:
     """Whether a running process follows a change of the setting."""
-    extra: Any = Settings.model_fields[name].json_schema_extra
-    return bool(extra["hot"])
+    return bool(_extra(name)["hot"])
+
+
+def _extra(name: str) -> dict[str, Any]:
+    return cast(dict[str, Any], Settings.model_fields[name].json_schema_extra)
 
 
 def diff(old: Settings, new: Settings) -> Changes:
     """What has changed."""
-    changed = [name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)]
+    names = [name for name in Settings.model_fields if name != "models" and not _extra(name)["per_model"]]
+    changed = [name for name in names if getattr(old, name) != getattr(new, name)]
     hot = tuple(name for name in changed if is_hot(name))
     return Changes(hot, tuple(name for name in changed if name not in hot))
 

@@ -132,18 +132,19 @@ class Caching:
 class Recording:
     """A leader's answer as it passes, until it is complete or too long to be kept."""
 
-    __slots__ = ("_blocks", "_caching", "_seat", "_size")
+    __slots__ = ("_blocks", "_caching", "_most", "_seat", "_size")
 
     def __init__(self, caching: Caching, seat: Seat) -> None:
         self._caching = caching
         self._seat = seat
         self._blocks: list[bytes] = []
+        self._most = caching.entries.largest_bytes  # kept here: a reload may change it midway
         self._size = 0
 
     def take(self, block: bytes) -> None:
         """Keep what is about to reach the client."""
         self._size += len(block)
-        if self._size <= self._caching.entries.largest_bytes:
+        if self._size <= self._most:
             self._blocks.append(block)
         else:
             self._blocks.clear()

@@ -73,7 +73,9 @@ class SharedEntries:
         while not self.is_away:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    found, number = await self._find([_ENTRY + key, _LEADER + key], [self._name, int(wait_s * 1000)])
+                    found, number = await self._find(
+                        [_ENTRY + key, _LEADER + key], [self._name, max(int(wait_s * 1000), 1)]
+                    )
             except (RedisError, OSError, TimeoutError) as failure:
                 self._failed(failure)
                 return None

@@ -41,6 +41,8 @@ def test_old_and_new_settings_that_do_not_go_together_are_refused() -> None:
 
 def test_settings_of_each_model_stay_as_they_are() -> None:
     models = ({"model": "a"}, {"model": "b"})
-    running, _ = follow(settings(models=models, max_num_seqs=4), settings(models=models, max_num_seqs=5, max_n=2))
+    changed = settings(models=models, max_num_seqs=5, max_n=2)
+    running, changes = follow(settings(models=models, max_num_seqs=4), changed)
+    assert changes.restart == ()  # a rollout's affair
     assert [one.max_num_seqs for one in running.each_model()] == [4, 4]
     assert [one.max_n for one in running.each_model()] == [2, 2]
