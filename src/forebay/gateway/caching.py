@@ -90,7 +90,7 @@ class Caching:
         stream = exchange.demand.stream
         try:
             asked = canonical(exchange.body, stream=stream)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
+        except (msgspec.MsgspecError, RecursionError, ValueError):
             return None
         if exchange.route.samples and not asked.deterministic and not self.limits.sampled:
             return None

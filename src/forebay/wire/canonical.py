@@ -1,15 +1,13 @@
 """A request's body in the one form that equal requests share, for the cache's key.
 
-Two bodies have the same form only where the answer must be the same: white space and the order of keys go, at the top
-and in each message and its parts, and so do the fields that no answer depends on. Everything deeper keeps its order,
-for a model sees the order of a tool's or a schema's keys; numbers and texts stay as they were written, digit by digit.
+Two bodies have the same form only where the answer must be the same: white space, the spelling of texts and numbers and
+the order of keys go, at the top and in each message and its parts, and so do the fields that no answer depends on.
+Everything deeper keeps its order, for a model sees the order of a tool's or a schema's keys.
 """
 
-import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Raw
 
 # What tells who asks and how the answer shall travel, and the model, which is part of the key by its resolved name.
 _OF_NO_ACCOUNT = frozenset(
@@ -26,9 +24,8 @@ _OF_NO_ACCOUNT = frozenset(
         "user",
     }
 )
-_SPACE = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")|\s+', re.DOTALL)
-_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
-_list_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
+_NUMBERS = (int, float)
+_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class Canonical(NamedTuple):
@@ -41,44 +38,22 @@ class Canonical(NamedTuple):
 def canonical(body: bytes, *, stream: bool) -> Canonical:
     """The form of a JSON object. A stream's options belong to it: they say which events there are.
 
-    Raises msgspec.DecodeError for what is none.
+    Raises msgspec.MsgspecError for what is none, or has numbers that nobody could hold.
     """
-    fields = _fields_decoder.decode(body)
-    kept = {name: _of_field(name, value) for name, value in fields.items() if name not in _OF_NO_ACCOUNT}
+    fields = _decoder.decode(body)
+    kept = {name: fields[name] for name in sorted(fields) if name not in _OF_NO_ACCOUNT}
+    if type(messages := kept.get("messages")) is list:
+        kept["messages"] = [_in_order(message) for message in messages]
     if stream:
-        kept["stream_options"] = Raw(compact(bytes(fields.get("stream_options", Raw(b"null")))))
-    return Canonical(msgspec.json.encode(kept, order="deterministic"), _is_deterministic(fields))
+        kept["stream_options"] = fields.get("stream_options")
+    deterministic = fields.get("temperature") == 0 and type(fields["temperature"]) in _NUMBERS
+    return Canonical(msgspec.json.encode(kept), deterministic or type(fields.get("seed")) in _NUMBERS)
 
 
-def compact(json: bytes) -> bytes:
-    """JSON without the white space between its tokens."""
-    return _SPACE.sub(rb"\1", json)
-
-
-def _of_field(name: str, value: Raw) -> Raw:
-    return Raw(_objects(bytes(value), inner="content") if name == "messages" else compact(bytes(value)))
-
-
-def _objects(json: bytes, inner: str = "") -> bytes:
-    """A list of objects, each with its keys in order; those of the lists that they have as `inner` too."""
-    try:
-        objects = _list_decoder.decode(json)
-    except msgspec.ValidationError:
-        return compact(json)
-    told = [{name: Raw(_part(bytes(value), name == inner)) for name, value in one.items()} for one in objects]
-    return msgspec.json.encode(told, order="deterministic")
-
-
-def _part(json: bytes, is_inner: bool) -> bytes:
-    return _objects(json) if is_inner and json[:1] == b"[" else compact(json)
-
-
-def _is_deterministic(fields: dict[str, Raw]) -> bool:
-    return _number(fields.get("temperature")) == 0 or _number(fields.get("seed")) is not None
-
-
-def _number(value: Raw | None) -> float | None:
-    try:
-        return None if value is None else msgspec.json.decode(value, type=float)
-    except msgspec.DecodeError:
-        return None
+def _in_order(message: Any) -> Any:
+    """A message with its keys in order, and those of the parts of its content."""
+    if type(message) is not dict:
+        return message
+    if type(parts := message.get("content")) is list:
+        message["content"] = [dict(sorted(part.items())) if type(part) is dict else part for part in parts]
+    return dict(sorted(message.items()))
