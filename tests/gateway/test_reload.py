@@ -266,6 +266,9 @@ async def test_config_check_says_what_is_wrong_and_config_show_keeps_secrets(tmp
     assert (status, out) == (2, "")
     assert f"max_n: Input should be greater than or equal to 1 (from {file}:1)" in told
     assert f"prot: no such setting (from {file}:2)" in told
+    file.write_text('upstream = ["ftp://x"]')
+    status, _, told = await forebay("config", "check", "--config", str(file))
+    assert (status, "upstream: 'ftp://x' is not http" in told) == (2, True)
 
 
 async def forebay(*words: str, env: dict[str, str] | None = None) -> tuple[int | None, str, str]:

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from forebay.cli.options import EXIT_USAGE, fail
 from forebay.config.settings import Settings
 from forebay.config.sources import SettingsError, load_settings
+from forebay.replicas.discovery.named import discovery_sources
 
 app = typer.Typer(help="Check the settings, or show them.", no_args_is_help=True)
 _File = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (./forebay.toml).")]
@@ -18,7 +19,13 @@ _File = Annotated[Path | None, typer.Option("--config", help="TOML file of setti
 @app.command()
 def check(config: _File = None) -> None:
     """Validate the file and the environment, as a start or a reload would; exit status 2 where they are wrong."""
-    _, origin = _load(config)
+    settings, origin = _load(config)
+    try:
+        discovery_sources(settings)
+    except ValueError as wrong:
+        fail(f"upstream: {wrong}", EXIT_USAGE)
+    except OSError:  # files that are where the gateway runs
+        pass
     typer.echo(f"valid: {len(origin)} settings are not left at their defaults")
 
 

@@ -79,11 +79,11 @@ class Caching:
         if not exchange.route.cacheable:
             return False
         models = self.limits.models
-        return EVERY_MODEL in models or exchange.model in models or exchange.headers.get(ASK_HEADER) == b"use"
+        return EVERY_MODEL in models or exchange.model in models or _asked(exchange) == b"use"
 
     def _key(self, exchange: Exchange) -> bytes | None:
         """What exactly is asked; None where the cache is to be passed by."""
-        if exchange.headers.get(ASK_HEADER) == b"bypass" or _is_private(exchange.headers.get(b"cache-control")):
+        if _asked(exchange) == b"bypass" or _is_private(exchange.headers.get(b"cache-control")):
             return None
         assert exchange.demand is not None
         assert exchange.principal is not None
@@ -167,6 +167,11 @@ def replay(exchange: Exchange, entry: Entry) -> None:
         return
     exchange.client.start_stream(exchange, body)
     exchange.client.end_stream(b"")
+
+
+def _asked(exchange: Exchange) -> bytes:
+    """What the request itself says of the cache."""
+    return exchange.headers.get(ASK_HEADER, b"").lower()
 
 
 def _say(exchange: Exchange, state: CacheState) -> None:
