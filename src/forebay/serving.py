@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from forebay.config.settings import Settings
+from forebay.config.sources import Loader
 from forebay.fleet import Fleet, Slot
 from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.reloading import Reloading
 from forebay.rollout import Rollout
 from forebay.telemetry.logging import LogWriter
 
@@ -21,18 +23,27 @@ async def serve_engines(
     writer: LogWriter,
     sock: socket.socket,
     on_ready: Callable[[], None],
+    loader: Loader | None = None,
 ) -> None:
     """Start an engine in each slot and serve over them until a signal; then drain, and end them.
 
-    SIGHUP begins a rollout to the slots that `read_slots` then tells. Sockets are made in `directory`; `on_ready` is
-    called each time an engine has joined.
+    SIGHUP has the settings read again by `loader`, and begins a rollout to the slots that `read_slots` then tells.
+    Sockets are made in `directory`; `on_ready` is called each time an engine has joined.
     """
     gateway = Gateway(settings, writer)
     server = GatewayServer(gateway)
     fleet = Fleet(gateway, directory, on_ready, server.stop)
     gateway.on_stall = fleet.stalled
     gateway.rollout = rollout = Rollout(fleet, read_slots)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, rollout.begin)
+    if loader is not None:
+        gateway.reloading = Reloading(gateway, loader)
+
+    def read_again() -> None:
+        if gateway.reloading is not None:
+            gateway.reloading.begin()
+        rollout.begin()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_again)
     for slot in slots:
         fleet.start(slot)
     await server.serve([sock])

@@ -63,7 +63,7 @@ def test_every_command_and_option_is_in_the_reference() -> None:
         section = reference("cli").partition(f"## {name}\n")[2].partition("\n## ")[0]
         for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
             assert f"`{option.opts[0]}`" in section, f"{name} {option.opts[0]}"
-        assert command.params
+        assert command.params or command.commands
 
 
 # What is told to be typed
@@ -97,10 +97,12 @@ def typed(program: str, pages: tuple[Path, ...]) -> list[tuple[str, list[str]]]:
 
 def wrong_with(words: list[str]) -> str | None:
     """What the parser of `forebay` has against a command line."""
-    name, known = f"forebay {words[0]}", commands()
-    command, arguments = (known[name], words[1:]) if name in known else (known["forebay"], words)
-    if command is known["forebay"] and not words[0].startswith("-"):
-        return f"no command {words[0]}"
+    known = commands()
+    length = next((length for length in (2, 1) if " ".join(["forebay", *words[:length]]) in known), 0)
+    name, arguments = " ".join(["forebay", *words[:length]]), words[length:]
+    command = known[name]
+    if hasattr(command, "commands") and arguments and not arguments[0].startswith("-"):
+        return f"no command {arguments[0]}"
     try:
         command.make_context(name, list(arguments))
     except Exit:  # --help and --version
@@ -118,7 +120,8 @@ def test_every_forebay_command_line_in_the_documents_is_one_that_it_takes(capsys
 
 
 @pytest.mark.parametrize(
-    "line", ["forebay serv default", "forebay serve x --prot 1", "A=b forebay gateway --upstreams u"]
+    "line",
+    ["forebay serv default", "forebay serve x --prot 1", "A=b forebay gateway --upstreams u", "forebay config chek"],
 )
 def test_a_command_line_that_it_does_not_take_is_noticed(line: str) -> None:
     words = words_after("forebay", line)

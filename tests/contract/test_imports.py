@@ -15,6 +15,7 @@ PURE = (
     "engines/spec.py",
     "engines/work.py",
     "config/settings.py",
+    "config/reload.py",
     "refusals.py",
     "failures.py",
 )

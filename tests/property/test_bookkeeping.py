@@ -170,11 +170,12 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.pipeline.running)
     @rule(data=st.data(), how=st.sampled_from(["leaves", "pauses", "reads on", "stalls"]))
     def something_befalls_a_request(self, data: st.DataObject, how: str) -> None:
-        relay = data.draw(st.sampled_from(self._running())).relay
+        exchange = data.draw(st.sampled_from(self._running()))
+        relay = exchange.relay
         assert relay is not None
         match how:
             case "leaves":
-                relay.client_gone(monotonic())
+                self.pipeline.client_gone(exchange, monotonic())
             case "pauses":
                 relay.pause()
             case "reads on":
@@ -214,8 +215,7 @@ class Requests(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for exchange in list(self.pipeline.running):
-            assert exchange.relay is not None
-            exchange.relay.client_gone(monotonic())
+            self.pipeline.client_gone(exchange, monotonic())
         self.what_is_held_is_what_runs()
         assert all((replica.in_flight, replica.load) == (0, 0) for replica in self.replicas)
 

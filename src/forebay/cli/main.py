@@ -3,6 +3,7 @@
 import typer
 
 from forebay import __version__
+from forebay.cli import config
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
 from forebay.cli.rollout import rollout
@@ -20,6 +21,7 @@ app.command(name="serve")(serve)
 app.command(name="rollout")(rollout)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
+app.add_typer(config.app, name="config")
 
 
 @app.callback(invoke_without_command=True)

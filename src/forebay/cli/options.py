@@ -10,7 +10,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from forebay.config.settings import Settings
-from forebay.config.sources import SettingsError, environment_names, load_settings, parse_text
+from forebay.config.sources import Loader, SettingsError, environment_names, parse_text
 
 EXIT_USAGE = 2
 
@@ -20,29 +20,25 @@ def with_settings_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every setting of its role, and call it with the loaded `settings`.
 
-    The command's own parameters stay; `settings` must be one of them, and `reload`, which loads them again, may be.
+    The command's own parameters stay; `settings` must be one of them, and `loader`, which loads them again, may be.
     `defaults` makes, of the command's own values, settings that hold where nothing else is set. Wrong settings end the
     process with exit status 2 and a line each.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         takes = inspect.signature(command).parameters
-        own = [parameter for name, parameter in takes.items() if name not in ("settings", "reload")]
+        own = [parameter for name, parameter in takes.items() if name not in ("settings", "loader")]
         fields = {name: field for name, field in Settings.model_fields.items() if role in roles_of(field)}
 
         def run(**values: Any) -> None:
             file = values.pop("config")
             flags = {name: _from_flag(fields[name], values.pop(name)) for name in fields}
-            made = defaults(values)
-
-            def load() -> Settings:
-                return load_settings(flags, file=file, defaults=made)[0]
-
+            loader = Loader.of(flags, file, defaults(values))
             try:
-                settings = load()
+                settings = loader.load()
             except SettingsError as wrong:
                 fail(str(wrong), EXIT_USAGE)
-            command(settings=settings, **values, **({"reload": load} if "reload" in takes else {}))
+            command(settings=settings, **values, **({"loader": loader} if "loader" in takes else {}))
 
         run.__doc__ = command.__doc__
         run.__name__ = command.__name__

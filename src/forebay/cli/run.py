@@ -1,5 +1,7 @@
 """Running a gateway in this process until it is told to stop."""
 
+import asyncio
+import signal
 import socket
 from collections.abc import Sequence
 
@@ -8,18 +10,23 @@ import uvloop
 
 from forebay.cli.prepare import prepare
 from forebay.config.settings import Settings
+from forebay.config.sources import Loader
 from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.reloading import Reloading
 from forebay.listening import url_of
 from forebay.replicas.discovery.source import Source
 
 
-def run_gateway(settings: Settings, sources: Sequence[Source]) -> None:
-    """Serve over replicas that run elsewhere, until a signal."""
+def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -> None:
+    """Serve over replicas that run elsewhere, until a signal; SIGHUP has the settings read again."""
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
 
     async def run() -> None:
-        await GatewayServer(Gateway(settings, writer, sources=sources)).serve([sock])
+        gateway = Gateway(settings, writer, sources=sources)
+        gateway.reloading = Reloading(gateway, loader)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloading.begin)
+        await GatewayServer(gateway).serve([sock])
 
     try:
         uvloop.run(run())

@@ -17,7 +17,7 @@ from forebay.cli.options import fail, with_settings_options
 from forebay.cli.prepare import prepare
 from forebay.cli.run import announce_address, base_url
 from forebay.config.settings import Settings
-from forebay.config.sources import SettingsError
+from forebay.config.sources import Loader, SettingsError
 from forebay.engines.spec import EngineSpec, NotEnoughDevices, share_devices
 from forebay.fleet import Slot
 from forebay.models.default import ModelUnavailable
@@ -35,7 +35,7 @@ def _key_for_this_run(own: dict[str, Any]) -> dict[str, Any]:
 @with_settings_options("serve", _key_for_this_run)
 def serve(
     settings: Settings,
-    reload: Callable[[], Settings],
+    loader: Loader,
     model: Annotated[
         str | None, typer.Argument(help="Hugging Face id, directory, or 'default' for the packaged small model.")
     ] = None,
@@ -52,7 +52,8 @@ def serve(
 
     forebay serve Qwen/Qwen2.5-0.5B-Instruct --port 8000 -- --max-model-len 4096
 
-    SIGHUP, or `forebay rollout`, replaces the engines by ones with changed options while requests go on.
+    SIGHUP, or `forebay rollout`, replaces the engines by ones with changed options while requests go on; the
+    gateway's own settings are followed as their file changes.
     """
     settings = _of_this_command(settings, model, engine_args)
     made = [key.get_secret_value() for key in settings.api_keys if new_key]
@@ -62,14 +63,21 @@ def serve(
     except _CANNOT_START as wrong:
         fail(f"model: {wrong}")
 
+    def change(again: Settings) -> Settings:
+        if model is None and again.model is None and not again.models:
+            raise SettingsError("model: name the model to serve")
+        return _of_this_command(again, model, engine_args)
+
+    loader = loader.then(change)
+
     def read_slots() -> list[Slot]:
         try:
-            return _slots(_of_this_command(reload(), model, engine_args))
+            return _slots(loader.load())
         except (SettingsError, *_CANNOT_START) as wrong:
             raise CannotPlan(str(wrong)) from None
 
     with tempfile.TemporaryDirectory(prefix="forebay-") as private:
-        _run(settings, slots, read_slots, settings.runtime_dir or Path(private), shown_key)
+        _run(settings, loader, slots, read_slots, settings.runtime_dir or Path(private), shown_key)
 
 
 def _of_this_command(settings: Settings, model: str | None, engine_args: list[str] | None) -> Settings:
@@ -95,6 +103,7 @@ def _spec(choice: Choice, devices: Sequence[str], name: str, uds: str) -> Engine
 
 def _run(
     settings: Settings,
+    loader: Loader,
     slots: list[Slot],
     read_slots: Callable[[], list[Slot]],
     directory: Path,
@@ -108,7 +117,7 @@ def _run(
     typer.echo(f"forebay: starting {what} for {', '.join(names)}; this can take minutes")
     say_ready = once(lambda: _say_ready(base_url(settings, sock), names, settings, shown_key))
     try:
-        uvloop.run(serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready))
+        uvloop.run(serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready, loader))
     finally:
         writer.stop()
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 MIB = 1024 * 1024
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -24,15 +25,16 @@ def setting(
     roles: tuple[str, ...] = ("serve", "gateway"),
     separator: str = ",",
     per_model: bool = False,
+    hot: bool = False,
     **constraints: Any,
 ) -> Any:
     """Declare one setting. `help` says meaning and unit; `roles` are the commands that take it as an option.
 
     `separator` stands between a list's parts in the environment; `per_model` tells that each of several models may have
-    its own.
+    its own; `hot` that a running process follows a change of it.
     """
     extra: dict[str, Any] = {"group": group, "aliases": list(aliases), "roles": list(roles), "separator": separator}
-    extra["per_model"] = per_model
+    extra |= {"per_model": per_model, "hot": hot}
     return Field(default, description=help, json_schema_extra=extra, **constraints)
 
 
@@ -56,21 +58,29 @@ class Settings(BaseModel):
     tls_cert_file: Path | None = setting(None, "PEM certificate chain; turns TLS on.", group="server")
     tls_key_file: Path | None = setting(None, "PEM private key of the certificate.", group="server")
     max_connections: int = setting(
-        10_000, "Client connections held at once; further ones are answered 503.", group="server", ge=1
+        10_000, "Client connections held at once; further ones are answered 503.", group="server", ge=1, hot=True
     )
-    max_url_bytes: int = setting(8192, "Longest request target, bytes.", group="server", ge=256, le=MIB)
-    max_header_bytes: int = setting(32_768, "Largest request header section, bytes.", group="server", ge=1024, le=MIB)
-    max_headers: int = setting(100, "Most header fields in a request.", group="server", ge=8, le=1000)
-    max_body_bytes: int = setting(32 * MIB, "Largest request body, bytes.", group="server", ge=1024, le=1024 * MIB)
-    max_json_depth: int = setting(64, "Deepest nesting of a JSON body.", group="server", ge=4, le=256)
-    header_timeout_s: Seconds = setting(10.0, "Time for a request's header section to arrive, seconds.", group="server")
+    max_url_bytes: int = setting(8192, "Longest request target, bytes.", group="server", ge=256, le=MIB, hot=True)
+    max_header_bytes: int = setting(
+        32_768, "Largest request header section, bytes.", group="server", ge=1024, le=MIB, hot=True
+    )
+    max_headers: int = setting(100, "Most header fields in a request.", group="server", ge=8, le=1000, hot=True)
+    max_body_bytes: int = setting(
+        32 * MIB, "Largest request body, bytes.", group="server", ge=1024, le=1024 * MIB, hot=True
+    )
+    max_json_depth: int = setting(64, "Deepest nesting of a JSON body.", group="server", ge=4, le=256, hot=True)
+    header_timeout_s: Seconds = setting(
+        10.0, "Time for a request's header section to arrive, seconds.", group="server", hot=True
+    )
     body_timeout_s: Seconds = setting(
-        30.0, "Longest pause in a request body, seconds; it must also average 1 KiB/s.", group="server"
+        30.0, "Longest pause in a request body, seconds; it must also average 1 KiB/s.", group="server", hot=True
     )
     write_timeout_s: Seconds = setting(
-        30.0, "Time a client may leave its answer unread before it is cut off, seconds.", group="server"
+        30.0, "Time a client may leave its answer unread before it is cut off, seconds.", group="server", hot=True
     )
-    keepalive_timeout_s: Seconds = setting(75.0, "Time an idle client connection is kept, seconds.", group="server")
+    keepalive_timeout_s: Seconds = setting(
+        75.0, "Time an idle client connection is kept, seconds.", group="server", hot=True
+    )
     cors_origins: tuple[str, ...] = setting(
         (),
         "Origins that browsers may call from; empty turns CORS off.",
@@ -85,9 +95,15 @@ class Settings(BaseModel):
         group="access",
         roles=(),
         aliases=("API_KEYS",),
+        hot=True,
     )
     admin_keys: tuple[SecretStr, ...] = setting(
-        (), "Keys for /admin; without one it answers nobody.", group="access", roles=(), aliases=("ADMIN_KEYS",)
+        (),
+        "Keys for /admin; without one it answers nobody.",
+        group="access",
+        roles=(),
+        aliases=("ADMIN_KEYS",),
+        hot=True,
     )
     allow_anonymous: bool = setting(
         False,
@@ -104,12 +120,59 @@ class Settings(BaseModel):
         "An alias to '*' means the only model.",
         group="requests",
         aliases=("MODEL_ALIASES",),
+        hot=True,
     )
-    max_n: int = setting(8, "Most answers (n, best_of) in one request.", group="requests", ge=1, le=16_384)
-    max_logprobs: int = setting(20, "Most logprobs, top_logprobs or prompt_logprobs.", group="requests", ge=0)
-    max_stop: int = setting(16, "Most stop sequences in a request.", group="requests", ge=1, le=1024)
+    max_n: int = setting(8, "Most answers (n, best_of) in one request.", group="requests", ge=1, le=16_384, hot=True)
+    max_logprobs: int = setting(20, "Most logprobs, top_logprobs or prompt_logprobs.", group="requests", ge=0, hot=True)
+    max_stop: int = setting(16, "Most stop sequences in a request.", group="requests", ge=1, le=1024, hot=True)
     max_active_requests: int = setting(
-        2048, "Requests relayed at once; further ones are refused with 503.", group="requests", ge=1
+        2048, "Requests relayed at once; further ones are refused with 503.", group="requests", ge=1, hot=True
+    )
+
+    # Answers that are known already
+    cache_models: tuple[str, ...] = setting(
+        (),
+        "Models whose answers are cached, by the name that engines know them by; '*' for all. For others a request may "
+        "ask with the header x-forebay-cache: use.",
+        group="cache",
+        aliases=("CACHE_MODELS",),
+        hot=True,
+    )
+    cache_sampled: bool = setting(
+        False,
+        "Cache answers that are drawn at random too, not only those with temperature 0 or a seed.",
+        group="cache",
+        hot=True,
+    )
+    cache_ttl_s: Seconds = setting(300.0, "Time a cached answer is given out, seconds.", group="cache", hot=True)
+    cache_max_bytes: int = setting(
+        64 * MIB,
+        "Memory for cached answers in each gateway, bytes; no answer longer than a sixteenth of it is kept, and 0 "
+        "turns the cache off.",
+        group="cache",
+        ge=0,
+        le=64 * 1024 * MIB,
+        hot=True,
+    )
+    cache_wait_s: Seconds = setting(
+        60.0,
+        "Longest time a request waits for the answer to an identical one that is under way, before it is sent on its "
+        "own, seconds.",
+        group="cache",
+        hot=True,
+    )
+    cache_shared: bool = setting(False, "Share cached answers among gateways; needs redis_url.", group="cache")
+
+    # What gateways share
+    redis_url: SecretStr | None = setting(
+        None,
+        "Redis or Valkey for what several gateways share: redis://host:port/0, rediss:// or unix://.",
+        group="shared",
+        roles=(),
+        aliases=("REDIS_URL",),
+    )
+    redis_timeout_s: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = setting(
+        0.05, "Time that Redis has for an answer before the gateway does without, seconds.", group="shared"
     )
 
     # Engines elsewhere
@@ -123,6 +186,7 @@ class Settings(BaseModel):
         group="upstream",
         roles=GATEWAY,
         aliases=("UPSTREAMS",),
+        hot=True,
     )
     upstream_api_key: SecretStr | None = setting(
         None,
@@ -145,25 +209,29 @@ class Settings(BaseModel):
         "How a replica is chosen: each in turn, the fewest tokens outstanding, or (prefix) the one that a conversation "
         "was with before, unless it is much busier than the rest.",
         group="upstream",
+        hot=True,
     )
     group_weights: dict[str, Annotated[int, Field(ge=0, le=1_000_000)]] = setting(
         {},
         "Shares of a model's groups of replicas: group=weight, comma-separated in the environment; 100 where not said, "
         "0 only when no other group can serve.",
         group="upstream",
+        hot=True,
     )
     show_replica: Literal["never", "always"] = setting(
-        "never", "Name the replica that answered in the header x-forebay-replica.", group="upstream"
+        "never", "Name the replica that answered in the header x-forebay-replica.", group="upstream", hot=True
     )
-    connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", group="upstream", roles=ALL)
+    connect_timeout_s: Seconds = setting(
+        2.0, "Time to connect to an engine, seconds.", group="upstream", roles=ALL, hot=True
+    )
     first_byte_timeout_s: Seconds = setting(
-        300.0, "Time an engine has until the first byte of its answer, seconds.", group="upstream"
+        300.0, "Time an engine has until the first byte of its answer, seconds.", group="upstream", hot=True
     )
     request_timeout_s: Seconds = setting(
-        600.0, "Time after which no further attempt at a request is made, seconds.", group="upstream"
+        600.0, "Time after which no further attempt at a request is made, seconds.", group="upstream", hot=True
     )
     stall_timeout_s: Seconds = setting(
-        60.0, "Longest pause between two blocks of an engine's answer, seconds.", group="upstream"
+        60.0, "Longest pause between two blocks of an engine's answer, seconds.", group="upstream", hot=True
     )
     engine_stall_s: Seconds = setting(
         20.0,
@@ -177,12 +245,13 @@ class Settings(BaseModel):
         4.0,
         "Time an idle engine connection is kept, seconds; shorter than the engine's own.",
         group="upstream",
+        hot=True,
     )
-    max_upstream_connections: int = setting(4096, "Connections to one engine.", group="upstream", ge=1)
+    max_upstream_connections: int = setting(4096, "Connections to one engine.", group="upstream", ge=1, hot=True)
     max_answer_bytes: int = setting(
-        64 * MIB, "Largest answer held whole (anything but a stream), bytes.", group="upstream", ge=1024
+        64 * MIB, "Largest answer held whole (anything but a stream), bytes.", group="upstream", ge=1024, hot=True
     )
-    max_event_bytes: int = setting(MIB, "Largest event in a stream, bytes.", group="upstream", ge=1024)
+    max_event_bytes: int = setting(MIB, "Largest event in a stream, bytes.", group="upstream", ge=1024, hot=True)
     health_interval_s: Seconds = setting(
         2.0, "Time between two checks of an engine, seconds.", group="upstream", roles=ALL
     )
@@ -190,26 +259,38 @@ class Settings(BaseModel):
         5.0, "Time an engine has to answer a check, seconds.", group="upstream", roles=ALL
     )
     retry_attempts: int = setting(
-        2, "Attempts for a request of which nothing has reached the client.", group="upstream", ge=1, le=5
+        2, "Attempts for a request of which nothing has reached the client.", group="upstream", ge=1, le=5, hot=True
     )
     takeover_attempts: int = setting(
-        3, "Times that a request whose engine died or stalled is taken over by another.", group="upstream", ge=0, le=16
+        3,
+        "Times that a request whose engine died or stalled is taken over by another.",
+        group="upstream",
+        ge=0,
+        le=16,
+        hot=True,
     )
     takeover_wait_s: SecondsOrZero = setting(
         120.0,
         "Time such a request waits for an engine to be ready, a restarted one too, seconds.",
         group="upstream",
+        hot=True,
     )
     breaker_failures: int = setting(
-        5, "Failures in a row after which an engine is left alone for a while.", group="upstream", ge=1
+        5, "Failures in a row after which an engine is left alone for a while.", group="upstream", ge=1, hot=True
     )
     breaker_ratio: float = setting(
-        0.5, "Share of failed attempts within half a minute that has the same effect.", group="upstream", gt=0, le=1
+        0.5,
+        "Share of failed attempts within half a minute that has the same effect.",
+        group="upstream",
+        gt=0,
+        le=1,
+        hot=True,
     )
     breaker_pause_s: Seconds = setting(
         5.0,
         "How long it is left alone before one trial; doubled up to a minute while trials fail, seconds.",
         group="upstream",
+        hot=True,
     )
 
     # The engine we start
@@ -401,14 +482,15 @@ class Settings(BaseModel):
         "Time to go on accepting after SIGTERM while readiness already says 503, seconds.",
         group="drain",
         roles=ALL,
+        hot=True,
     )
     drain_timeout_s: SecondsOrZero = setting(
-        60.0, "Time for running requests to finish after that, seconds.", group="drain", roles=ALL
+        60.0, "Time for running requests to finish after that, seconds.", group="drain", roles=ALL, hot=True
     )
 
     # What operators see
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "Least severe log line written.", group="telemetry", aliases=("LOG_LEVEL",), roles=ALL
+        "info", "Least severe log line written.", group="telemetry", aliases=("LOG_LEVEL",), roles=ALL, hot=True
     )
     log_format: Literal["auto", "json", "text"] = setting(
         "auto", "Log lines as JSON or as text; auto is text on a terminal.", group="telemetry", roles=ALL
@@ -420,7 +502,7 @@ class Settings(BaseModel):
         aliases=("LOG_FILE",),
         roles=ALL,
     )
-    access_log: bool = setting(True, "One log line a request.", group="telemetry")
+    access_log: bool = setting(True, "One log line a request.", group="telemetry", hot=True)
 
     @property
     def has_upstream_key(self) -> bool:
@@ -443,6 +525,14 @@ class Settings(BaseModel):
         short = [key for key in self.api_keys if len(key.get_secret_value()) < 1]
         if short:
             raise ValueError("api_keys: a key is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _check_shared(self) -> Self:
+        if self.redis_url is not None and not self.redis_url.get_secret_value().startswith(REDIS_SCHEMES):
+            raise ValueError(f"redis_url: must begin with {', '.join(REDIS_SCHEMES)}")
+        if self.cache_shared and self.redis_url is None:
+            raise ValueError("cache_shared: needs redis_url (REDIS_URL)")
         return self
 
     @model_validator(mode="after")

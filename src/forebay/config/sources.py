@@ -5,8 +5,10 @@ Each value's source is remembered, so that an error can name it.
 
 import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,26 @@ def load_settings(
         raise SettingsError("\n".join(_explain(invalid, origin))) from None
 
 
+@dataclass(frozen=True)
+class Loader:
+    """Loads the settings of one process, now and again, always from the same places: the `file` first chosen, too."""
+
+    load: Callable[[], Settings]  # raises `SettingsError`
+    file: Path | None
+
+    @classmethod
+    def of(
+        cls, flags: Mapping[str, Any], file: Path | None = None, defaults: Mapping[str, Any] | None = None
+    ) -> "Loader":
+        """The loader of a process with these flags."""
+        chosen = _chosen_file(file, os.environ)
+        return cls(lambda: load_settings(flags, os.environ, chosen, defaults)[0], chosen)
+
+    def then(self, change: Callable[[Settings], Settings]) -> "Loader":
+        """The same, with something done to the settings."""
+        return Loader(lambda: change(self.load()), self.file)
+
+
 def _chosen_file(file: Path | None, env: Mapping[str, str]) -> Path | None:
     if file is not None:
         return file
@@ -57,12 +79,24 @@ def _from_file(path: Path | None) -> list[tuple[str, Any, str]]:
     if path is None:
         return []
     try:
-        table = tomllib.loads(path.read_text())
+        text = path.read_text()
+        table = tomllib.loads(text)
     except OSError as failure:
         raise SettingsError(f"{path}: cannot be read: {failure.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+    except UnicodeDecodeError as failure:
         raise SettingsError(f"{path}: not valid TOML: {failure}") from None
-    return [(name, value, str(path)) for name, value in table.items()]
+    except tomllib.TOMLDecodeError as failure:
+        told = str(failure).replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
+        raise SettingsError(f"{path}: not valid TOML: {told}") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: nested too deeply") from None
+    return [(name, value, f"{path}{_line_of(name, text)}") for name, value in table.items()]
+
+
+def _line_of(name: str, text: str) -> str:
+    """`:` and the number of the line that a file sets a key in; empty where it is written in some unusual way."""
+    found = re.search(rf"^\s*\[*\s*[\"']?{re.escape(name)}[\"']?\s*[=.\]]", text, re.MULTILINE)
+    return f":{text.count(chr(10), 0, found.end()) + 1}" if found is not None else ""
 
 
 def _from_env(env: Mapping[str, str]) -> list[tuple[str, Any, str]]:

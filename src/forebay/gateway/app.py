@@ -55,8 +55,15 @@ def make_app(gateway: "Gateway") -> FastAPI:
             CORSMiddleware,
             allow_origins=list(gateway.settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "x-api-key", "content-type", "x-request-id", "traceparent"],
-            expose_headers=["x-request-id", "request-id", "retry-after"],
+            allow_headers=[
+                "authorization",
+                "x-api-key",
+                "content-type",
+                "x-request-id",
+                "traceparent",
+                "x-forebay-cache",
+            ],
+            expose_headers=["x-request-id", "request-id", "retry-after", "x-forebay-cache"],
         )
     return app
 

@@ -19,37 +19,35 @@ from forebay import __version__
 from forebay.config.settings import Settings
 from forebay.ending import Ending
 from forebay.gateway.app import make_app
+from forebay.gateway.caching import Caching
 from forebay.gateway.pipeline import Pipeline
-from forebay.gateway.sending import RelayLimits
+from forebay.gateway.reloading import Reloading
 from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
+from forebay.gateway.tuning import Tuning
 from forebay.policy.admission import Admission
-from forebay.policy.auth import Authenticator
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
 from forebay.policy.progress import Progress
-from forebay.policy.routing import DEFAULT_GROUP, Routing
-from forebay.replicas.discovery.dns import DnsSource
-from forebay.replicas.discovery.kubernetes import KubernetesSource
+from forebay.policy.routing import DEFAULT_GROUP
 from forebay.replicas.discovery.source import Endpoint, Source
-from forebay.replicas.discovery.static import StaticSource
 from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.store.cache_redis import SharedEntries
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView, watch_engines
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
 from forebay.telemetry.recorder import Recorder
 from forebay.upstream.pool import Address, UpstreamPool
-from forebay.wire.body import BodyLimits
 from forebay.wire.headers import RequestIds, accepted_request_id
 
 log = logging.getLogger("forebay.gateway")
 
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
-EXPOSED_HEADERS = b"x-request-id, request-id, retry-after"
+EXPOSED_HEADERS = b"x-request-id, request-id, retry-after, x-forebay-cache"
 
 
 class RolloutView(Protocol):
@@ -78,29 +76,19 @@ class Gateway:
         )
         self.engines: list[EngineView] = []
         self.rollout: RolloutView | None = None  # set by who owns engines
-        self.admin = Authenticator(key.get_secret_value() for key in settings.admin_keys)
+        self.reloading: Reloading | None = None  # set by who can load the settings again
+        tuning = Tuning.of(settings)
+        self.admin = tuning.admin
+        self.caching = Caching(tuning.cache_limits, _shared_entries(settings))
         self.pipeline = Pipeline(
-            Authenticator(key.get_secret_value() for key in settings.api_keys),
+            tuning.auth,
             Admission(settings.max_active_requests),
             self.replicas,
-            Routing(settings.routing),
+            tuning.routing,
             self.recorder,
-            body_limits=BodyLimits(
-                max_n=settings.max_n,
-                max_logprobs=settings.max_logprobs,
-                max_stop=settings.max_stop,
-                max_json_depth=settings.max_json_depth,
-            ),
-            relay_limits=RelayLimits(
-                request_timeout_s=settings.request_timeout_s,
-                first_byte_timeout_s=settings.first_byte_timeout_s,
-                stall_timeout_s=settings.stall_timeout_s,
-                max_answer_bytes=settings.max_answer_bytes,
-                max_event_bytes=settings.max_event_bytes,
-                max_attempts=settings.retry_attempts,
-                max_takeovers=settings.takeover_attempts,
-                takeover_wait_s=settings.takeover_wait_s,
-            ),
+            body_limits=tuning.body_limits,
+            relay_limits=tuning.relay_limits,
+            cache=self.caching if settings.cache_max_bytes else None,
         )
         self.connections: set[Any] = set()
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
@@ -109,6 +97,7 @@ class Gateway:
         self._ids = RequestIds(os.urandom)
         self._cors: dict[str, bytes] = {origin: _cors_lines(origin) for origin in settings.cors_origins}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writer = writer
         self._watch_figures(writer)
 
     def __repr__(self) -> str:
@@ -119,6 +108,8 @@ class Gateway:
         """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
         self._spawn(self._keep_time())
+        if self.reloading is not None:
+            self._spawn(self.reloading.watch())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
         self.membership.follow()
 
@@ -129,6 +120,32 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for replica in self.replicas:
             replica.upstream.close()
+        if self.caching.shared is not None:
+            await self.caching.shared.close()
+
+    def change(self, settings: Settings, tuning: Tuning) -> None:
+        """Run by other settings from now on; those that are not hot must be the same as before."""
+        if settings.log_level != self.settings.log_level:
+            logging.getLogger().setLevel(settings.log_level.upper())
+        if tuning.sources is not None:
+            self.membership.change(tuning.sources)
+        self.settings = settings
+        self.admin = tuning.admin
+        self.recorder.writer = self._writer if settings.access_log else None
+        for replica in self.replicas:
+            replica.upstream.connect_timeout_s = settings.connect_timeout_s
+            replica.upstream.idle_s = settings.upstream_idle_s
+            replica.upstream.max_connections = settings.max_upstream_connections
+            replica.breaker.limits = _breaker_limits(settings)
+        self.replicas.rename(settings.model_aliases, settings.group_weights)
+        self.caching.change(tuning.cache_limits)
+        pipeline = self.pipeline
+        pipeline.auth, pipeline.routing = tuning.auth, tuning.routing
+        pipeline.admission.limit = settings.max_active_requests
+        pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
+        pipeline.cache = self.caching if settings.cache_max_bytes else None
+        for connection in self.connections:
+            connection.change(settings)
 
     async def drained(self) -> None:
         """Return when no request is under way and no client connection is open."""
@@ -180,6 +197,8 @@ class Gateway:
                 }
                 for replica in self.replicas
             ],
+            "cache": self.caching.describe(),
+            **({"config": self.reloading.describe()} if self.reloading is not None else {}),
             "active_requests": len(self.pipeline.running),
             "total_requests": self.recorder.answered,
             "connections": len(self.connections),
@@ -241,9 +260,23 @@ class Gateway:
             metric.BREAKER_STATE,
             lambda: [((r.name, s.value), r.breaker.state is s) for r in self.replicas for s in BreakerState],
         )
+        caching, shared = self.caching, self.caching.shared
+        watch_metric(metric.CACHE_BYTES, lambda: [((), caching.entries.bytes)])
+        watch_metric(metric.CACHE_ENTRIES, lambda: [((), len(caching.entries))])
+        watch_metric(metric.CACHE_EVICTIONS, lambda: [((), caching.entries.evictions)])
+        watch_metric(metric.CACHE_SHARED_FAILURES, lambda: [((), shared.failures)] if shared is not None else [])
+        watch_metric(metric.CONFIG_RELOADS, self._reloads)
+        watch_metric(
+            metric.CONFIG_LAST_RELOAD_SUCCESSFUL,
+            lambda: [((), self.reloading is None or not self.reloading.why)],
+        )
         watch_metric(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_engines(self.metrics, self.engines)
+
+    def _reloads(self) -> list[tuple[tuple[str, ...], float]]:
+        counts = self.reloading.counts if self.reloading is not None else {}
+        return [((result,), count) for result, count in counts.items()]
 
 
 class GatewayServer(uvicorn.Server):
@@ -307,19 +340,10 @@ class GatewayServer(uvicorn.Server):
         await gateway.stop()
 
 
-def discovery_sources(settings: Settings) -> list[Source]:
-    """What finds the engines that `upstream` names. Raises ValueError or OSError."""
-    static: list[str] = []
-    sources: list[Source] = []
-    for url in dict.fromkeys(settings.upstream):
-        scheme = url.partition("://")[0]
-        if scheme in ("dns", "dns+https"):
-            sources.append(DnsSource(url, settings.upstream_ca_file, settings.discovery_interval_s))
-        elif scheme in ("kubernetes", "kubernetes+https"):
-            sources.append(KubernetesSource(url, settings.upstream_ca_file))
-        else:
-            static.append(url)
-    return [*([StaticSource(static, settings.upstream_ca_file)] if static else []), *sources]
+def _shared_entries(settings: Settings) -> SharedEntries | None:
+    if not settings.cache_shared or settings.redis_url is None:
+        return None
+    return SharedEntries(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
 
 
 def make_replica(
@@ -332,10 +356,14 @@ def make_replica(
         idle_s=settings.upstream_idle_s,
         max_connections=settings.max_upstream_connections,
     )
-    limits = BreakerLimits(
+    breaker = Breaker(_breaker_limits(settings))
+    return Replica(name, pool, api_key, group, breaker=breaker, progress=Progress(settings.engine_stall_s))
+
+
+def _breaker_limits(settings: Settings) -> BreakerLimits:
+    return BreakerLimits(
         consecutive=settings.breaker_failures, ratio=settings.breaker_ratio, pause_s=settings.breaker_pause_s
     )
-    return Replica(name, pool, api_key, group, breaker=Breaker(limits), progress=Progress(settings.engine_stall_s))
 
 
 def _cors_lines(origin: str) -> bytes:

@@ -16,6 +16,7 @@ from forebay.wire.usage import Usage
 if TYPE_CHECKING:
     import asyncio
 
+    from forebay.gateway.caching import CacheState, Recording
     from forebay.gateway.relay import Relay
     from forebay.gateway.routes import Route
     from forebay.gateway.server import ClientConnection
@@ -54,6 +55,8 @@ class Exchange(msgspec.Struct, eq=False):
     gaps: "Histogram | None" = None
     usage: Usage | None = None
     resumable: bool = False
+    cache_state: "CacheState" = ""  # empty where no cache is asked
+    recording: "Recording | None" = None  # of the answer, for the cache
     lines: bytes = b""  # header lines that policies add to the answer
     answer_status: int = 0
     error_code: str = ""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Generator
 from time import monotonic
 from typing import Any
 
+from forebay.gateway.caching import ASK_HEADER, Caching, replay
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.relay import Relay
@@ -53,6 +54,7 @@ class Pipeline:
         *,
         body_limits: BodyLimits,
         relay_limits: RelayLimits,
+        cache: Caching | None = None,
     ) -> None:
         self.auth = auth
         self.admission = admission
@@ -63,6 +65,7 @@ class Pipeline:
         self.retry_budget = RetryBudget()
         self.body_limits = body_limits
         self.relay_limits = relay_limits
+        self.cache = cache
         self.running: set[Exchange] = set()
         self.draining = False
         self._ids = RequestIds(os.urandom)
@@ -107,12 +110,18 @@ class Pipeline:
             body, only = self._stored_response(exchange, exchange.route.response_id)
         else:
             body, only = self._read_body(exchange)
+        cache = self.cache
+        if cache is not None and (cache.limits.models or ASK_HEADER in exchange.headers):
+            known = yield from cache.steps(exchange, now)
+            now = monotonic()
+            if known is not None:
+                replay(exchange, known)
+                self.finish(exchange, "answered", now)
+                return
         exchange.hold(self.admission.acquire())
         self.retry_budget.asked()
         exchange.relay = Relay(exchange, self, body, only)
         exchange.relay.send(now)
-        return
-        yield  # pragma: no cover (makes this a generator)
 
     async def _wait(
         self, exchange: Exchange, steps: Generator[Awaitable[Any], Any, None], waiting: Awaitable[Any]

@@ -80,6 +80,8 @@ class Relay(Sending):
             self._answer_whole(b"".join(self._held), now)
         elif self._ended_well:
             self._let_go("answered", now)
+            if self._exchange.recording is not None and self._continuation is None:
+                self._exchange.recording.complete(self._exchange, now)
             self._exchange.client.end_stream(b"")
             self._pipeline.finish(self._exchange, "answered", now)
         else:
@@ -113,6 +115,8 @@ class Relay(Sending):
             return
         self._pipeline.recorder.tokens(exchange, now)
         exchange.events_out += events.count(b"data: {")
+        if exchange.recording is not None:
+            exchange.recording.take(events)
         if self._streaming:
             exchange.client.write_stream(events)
         else:
@@ -153,6 +157,7 @@ class Relay(Sending):
 
     def _error_inside(self, events: bytes, now: float) -> None:
         """An error came with status 200. Pass on what was before it, then say it in our form."""
+        self._exchange.recording = None
         before = []
         told = b""
         for event in events_in(events):
@@ -189,6 +194,9 @@ class Relay(Sending):
         exchange.usage = usage_of(answer)
         if exchange.route.stores:
             self._record_owner(answer.id)
+        if exchange.recording is not None:
+            exchange.recording.take(body)
+            exchange.recording.complete(exchange, now)
         exchange.client.respond(exchange, 200, b"application/json", body)
         self._pipeline.finish(exchange, "answered", now)
 

@@ -26,7 +26,8 @@ class Route:
     """A relayed endpoint. `name` labels it in metrics; `stream_ends` are the lines that close a stream properly,
     none where there is never a stream;
     `generates` tells that the engine's core works on it, not its front alone; `resumable` that another engine can go on
-    with a stream of it, `chat` in which form."""
+    with a stream of it, `chat` in which form; `cacheable` that the same question may be answered from memory, `samples`
+    that its answers are drawn unless the request says otherwise."""
 
     name: str
     method: bytes
@@ -39,16 +40,26 @@ class Route:
     generates: bool = True
     resumable: bool = False
     chat: bool = False
+    cacheable: bool = False
+    samples: bool = True
     response_id: str | None = None
 
 
 _RESPONSES_END = (b"event: response.completed", b"event: response.incomplete", b"event: response.failed")
 _RELAYED = (
-    Route("chat_completions", b"POST", b"/v1/chat/completions", usage_on_request=True, resumable=True, chat=True),
-    Route("completions", b"POST", b"/v1/completions", usage_on_request=True, resumable=True),
-    Route("embeddings", b"POST", b"/v1/embeddings", stream_ends=()),
+    Route(
+        "chat_completions",
+        b"POST",
+        b"/v1/chat/completions",
+        usage_on_request=True,
+        resumable=True,
+        chat=True,
+        cacheable=True,
+    ),
+    Route("completions", b"POST", b"/v1/completions", usage_on_request=True, resumable=True, cacheable=True),
+    Route("embeddings", b"POST", b"/v1/embeddings", stream_ends=(), cacheable=True, samples=False),
     Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True),
-    Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",)),
+    Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",), cacheable=True),
     Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC, (), generates=False),
     Route("tokenize", b"POST", b"/tokenize", stream_ends=(), model_required=False, generates=False),
     Route("detokenize", b"POST", b"/detokenize", stream_ends=(), model_required=False, generates=False),

@@ -42,6 +42,7 @@ from forebay.refusals import (
 from forebay.wire.head import check_fields, check_host, check_line
 
 if TYPE_CHECKING:
+    from forebay.config.settings import Settings
     from forebay.gateway.build import Gateway
 
 MIN_BODY_BYTES_PER_S = 1024
@@ -79,7 +80,6 @@ class ClientConnection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.gateway = gateway
-        self.limits = gateway.settings
         self.policies = gateway.pipeline
         self.parser = httptools.HttpRequestParser(self)  # uvicorn's is lenient about data after the last request
         self.address = ""
@@ -101,14 +101,19 @@ class ClientConnection(HttpToolsProtocol):
         self.url = b""
         self._unseen_bytes = 0
         self._told = False
-        self._max_headers = gateway.settings.max_headers
-        self._show_replica = gateway.settings.show_replica == "always"
+        self.change(gateway.settings)
         self._body_started, self._body_bytes = 0.0, 0
         self._blocks: list[bytes] = []
         self._more_may_come = True
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self.address} {self._phase.value} answering={self.current!r}>"
+
+    def change(self, settings: "Settings") -> None:
+        """Work by other settings from now on."""
+        self.limits = settings
+        self._max_headers = settings.max_headers
+        self._show_replica = settings.show_replica == "always"
 
     # Connection events
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

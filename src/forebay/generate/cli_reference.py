@@ -18,8 +18,15 @@ off is switched off with `--no-` before its name.
 
 def commands() -> dict[str, Any]:
     """Every command by its name, and `forebay` itself, as the command line's parser has them."""
-    group: Any = typer.main.get_command(app)
-    return {"forebay": group, **{f"forebay {name}": command for name, command in group.commands.items()}}
+    return _with_those_below("forebay", typer.main.get_command(app))
+
+
+def _with_those_below(name: str, command: Any) -> dict[str, Any]:
+    """A command; of a group of commands, those in it too."""
+    found = {name: command}
+    for own, below in getattr(command, "commands", {}).items():
+        found |= _with_those_below(f"{name} {own}", below)
+    return found
 
 
 def render() -> str:

@@ -41,22 +41,22 @@ class Breaker:
         "_attempts",
         "_failures",
         "_in_a_row",
-        "_limits",
         "_pause_s",
         "_reopens_at",
         "_trial",
         "_window_at",
+        "limits",
         "state",
     )
 
     def __init__(self, limits: BreakerLimits | None = None) -> None:
-        self._limits = limits or BreakerLimits()
+        self.limits = limits or BreakerLimits()
         self.state = _CLOSED
         self._in_a_row = 0
         self._attempts = [0, 0]  # this half of the window, and the one before
         self._failures = [0, 0]
         self._window_at = 0.0
-        self._pause_s = self._limits.pause_s
+        self._pause_s = self.limits.pause_s
         self._reopens_at = 0.0
         self._trial = False
 
@@ -93,7 +93,7 @@ class Breaker:
         self._count(now, 1)
         self._in_a_row += 1
         if self.state is _HALF_OPEN:
-            self._pause_s = min(self._pause_s * 2, self._limits.max_pause_s)
+            self._pause_s = min(self._pause_s * 2, self.limits.max_pause_s)
             self._open(now)
         elif self.state is _CLOSED and self._is_bad():
             self._open(now)
@@ -108,7 +108,7 @@ class Breaker:
         self._in_a_row = 0
 
     def _is_bad(self) -> bool:
-        limits, attempts = self._limits, sum(self._attempts)
+        limits, attempts = self.limits, sum(self._attempts)
         if self._in_a_row >= limits.consecutive:
             return True
         return attempts >= limits.min_requests and sum(self._failures) >= limits.ratio * attempts
@@ -120,12 +120,12 @@ class Breaker:
 
     def _close(self) -> None:
         self.state = _CLOSED
-        self._pause_s = self._limits.pause_s
+        self._pause_s = self.limits.pause_s
         self._trial = False
         self._attempts, self._failures = [0, 0], [0, 0]
 
     def _count(self, now: float, failures: int) -> None:
-        half_s = self._limits.window_s / 2
+        half_s = self.limits.window_s / 2
         if now - self._window_at >= half_s:
             fresh = now - self._window_at < 2 * half_s
             self._attempts = [0, self._attempts[0] if fresh else 0]

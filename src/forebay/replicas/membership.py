@@ -46,6 +46,7 @@ class Membership:
         self._observed: dict[str, Endpoints] = {}
         self._members: dict[Endpoint, Replica] = {}
         self._watching: dict[Endpoint, asyncio.Task[None]] = {}
+        self._following: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         leaving = sum(replica.draining for replica in self._members.values())
@@ -53,8 +54,16 @@ class Membership:
 
     def follow(self) -> None:
         """Begin to observe every source."""
-        for source in self._sources:
-            self._spawn(self._follow(source))
+        self._following = [self._spawn(self._follow(source)) for source in self._sources]
+
+    def change(self, sources: Sequence[Source]) -> None:
+        """Observe other sources from now on. What one found stands until one of the same name has looked."""
+        for task in self._following:
+            task.cancel()
+        self._sources = sources
+        names = {source.name for source in sources}
+        self._observed = {name: found for name, found in self._observed.items() if name in names}
+        self.follow()
 
     def sweep(self) -> None:
         """Let go of the replicas that leave and have finished; called a few times a second."""
@@ -91,6 +100,16 @@ class Membership:
         for endpoint in leaving:
             self._members[endpoint].draining = True
             log.info("replica leaves", extra=self._facts(endpoint))
+        self._regroup(observed)
+
+    def _regroup(self, observed: Endpoints) -> None:
+        """Take in that the sources put replicas into other groups."""
+        changed = [(self._members[endpoint], endpoint.group) for endpoint in observed]
+        changed = [(replica, group) for replica, group in changed if replica.group != group]
+        for replica, group in changed:
+            replica.group = group
+        if changed:
+            self._pool.refresh()
 
     def _join(self, endpoint: Endpoint) -> None:
         if endpoint in self._members:

@@ -48,6 +48,13 @@ class ReplicaPool:
         self.replicas.remove(replica)
         self.refresh()
 
+    def rename(self, aliases: dict[str, str], weights: Mapping[str, int]) -> None:
+        """Take other names for models and other weights of groups."""
+        self._aliases = aliases
+        self.weights.clear()
+        self.weights.update(weights)
+        self.refresh()
+
     def refresh(self) -> None:
         """Take in that the replicas, their models or their groups, or the groups' weights have changed."""
         by_model: dict[str, list[Replica]] = {}

@@ -71,6 +71,33 @@ TAKEOVERS = Metric(
     "Requests that another replica took over from one that died or stalled, streams midway included.",
     ("endpoint",),
 )
+CACHE_REQUESTS = Metric(
+    "forebay_cache_requests_total",
+    "counter",
+    "Requests for which the response cache was asked, by what came of it: hit, miss or bypass.",
+    ("model", "result"),
+)
+CACHE_BYTES = Metric("forebay_cache_bytes", "gauge", "Memory that cached answers take.")
+CACHE_ENTRIES = Metric("forebay_cache_entries", "gauge", "Answers in the response cache.")
+CACHE_EVICTIONS = Metric(
+    "forebay_cache_evictions_total", "counter", "Answers that left the response cache to make room for others."
+)
+CACHE_SHARED_FAILURES = Metric(
+    "forebay_cache_shared_failures_total",
+    "counter",
+    "Times that the shared cache (Redis or Valkey) failed or was too slow, which is a miss.",
+)
+CONFIG_RELOADS = Metric(
+    "forebay_config_reloads_total",
+    "counter",
+    "Times the settings were read again, by result: ok or failed.",
+    ("result",),
+)
+CONFIG_LAST_RELOAD_SUCCESSFUL = Metric(
+    "forebay_config_last_reload_successful",
+    "gauge",
+    "1 unless the settings could not be followed when last read again.",
+)
 ACTIVE = Metric("forebay_active_requests", "gauge", "Relayed requests under way.")
 CONNECTIONS = Metric("forebay_connections", "gauge", "Client connections open.")
 REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in rotation.", ("replica",))

@@ -45,6 +45,7 @@ class AccessLine(msgspec.Struct, omit_defaults=True):
     attempts: int = 1
     takeovers: int = 0
     error: str = ""
+    cache: str = ""
     client: str = ""
     engine_request_id: str = ""
     trace_id: str = ""
@@ -79,7 +80,7 @@ class Recorder:
 
     def __init__(self, metrics: Metrics, writer: LogWriter | None) -> None:
         self._metrics = metrics
-        self._writer = writer
+        self.writer = writer
         self._series: dict[tuple[str, str], _Series] = {}
         self.answered = 0
 
@@ -103,7 +104,12 @@ class Recorder:
         if stream and exchange.first_token_at:
             series.ttft.observe(exchange.first_token_at - exchange.started_at)
         usage = exchange.usage
-        if usage is not None:
+        if exchange.cache_state:
+            labels = (exchange.model, exchange.cache_state)
+            self._metrics.counter(metric.CACHE_REQUESTS, labels).value += 1
+        if exchange.cache_state == "hit":
+            pass  # no engine counted anything
+        elif usage is not None:
             series.prompt.value += usage.prompt_tokens
             series.cached.value += usage.cached_tokens
             series.completion.value += usage.completion_tokens
@@ -115,8 +121,8 @@ class Recorder:
             self._metrics.counter(metric.RETRIES, (exchange.route.name,)).value += exchange.attempts - 1
         if exchange.takeovers:
             self._metrics.counter(metric.TAKEOVERS, (exchange.route.name,)).value += exchange.takeovers
-        if self._writer is not None:
-            self._writer.write(_access_line(exchange, outcome, status, stream, now))
+        if self.writer is not None:
+            self.writer.write(_access_line(exchange, outcome, status, stream, now))
 
     def unreadable(self, refusal: "Refusal", address: str, request_id: str) -> None:
         """A connection was refused before any request on it could be told."""
@@ -154,6 +160,7 @@ def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bo
         attempts=exchange.attempts,
         takeovers=exchange.takeovers,
         error=exchange.error_code,
+        cache=exchange.cache_state,
         client=exchange.client.address,
     )
     if usage is not None:

@@ -59,13 +59,16 @@ class Address:
 
 
 class UpstreamPool:
-    """Connections to one address. `send` is synchronous; what it returns is the way to cancel or slow the answer."""
+    """Connections to one address. `send` is synchronous; what it returns is the way to cancel or slow the answer.
+
+    The limits may be changed at any time.
+    """
 
     def __init__(self, address: Address, *, connect_timeout_s: float, idle_s: float, max_connections: int) -> None:
         self.address = address
-        self._connect_timeout_s = connect_timeout_s
-        self._idle_s = idle_s
-        self._max_connections = max_connections
+        self.connect_timeout_s = connect_timeout_s
+        self.idle_s = idle_s
+        self.max_connections = max_connections
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -76,13 +79,13 @@ class UpstreamPool:
     @property
     def full(self) -> bool:
         """Whether a request would need a connection more than allowed."""
-        return not self._idle and len(self._all) >= self._max_connections
+        return not self._idle and len(self._all) >= self.max_connections
 
     def send(self, request: bytes, reader: Reader, *, fresh: bool = False) -> Connection:
         """Send `request` over an idle connection, or over a new one (always with `fresh`)."""
         if self._idle and not fresh:
             connection = self._idle.pop()
-            if time.monotonic() - connection.idle_since < self._idle_s:
+            if time.monotonic() - connection.idle_since < self.idle_s:
                 connection.send(request, reader)
                 return connection
             connection.close()  # the freshest is too old, so all are
@@ -97,7 +100,7 @@ class UpstreamPool:
 
     def close_idle(self, older_than_s: float | None = None) -> None:
         """Close connections that have idled longer than `older_than_s` (by default the pool's own limit)."""
-        limit = time.monotonic() - (self._idle_s if older_than_s is None else older_than_s)
+        limit = time.monotonic() - (self.idle_s if older_than_s is None else older_than_s)
         for connection in [one for one in self._idle if one.idle_since <= limit]:
             connection.close()
 
@@ -111,7 +114,7 @@ class UpstreamPool:
     async def _connect(self, connection: Connection) -> None:
         loop, address = asyncio.get_running_loop(), self.address
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(self.connect_timeout_s):
                 if address.uds:
                     await loop.create_unix_connection(lambda: connection, address.uds)
                 else:
@@ -120,7 +123,7 @@ class UpstreamPool:
                         lambda: connection, address.host, address.port, ssl=address.tls, server_hostname=name
                     )
         except TimeoutError:
-            connection.fail("connect", f"no connection to {address} within {self._connect_timeout_s:g} s")
+            connection.fail("connect", f"no connection to {address} within {self.connect_timeout_s:g} s")
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no DNS could hold
             connection.fail("connect", f"no connection to {address}: {error}")
 

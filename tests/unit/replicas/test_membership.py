@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.config.sources import load_settings
-from forebay.gateway.build import discovery_sources
 from forebay.replicas.discovery.kubernetes import KubernetesSource, api_address
+from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Endpoint, Outage
 from forebay.replicas.membership import plan
 from forebay.upstream.pool import Address

@@ -1,0 +1,59 @@
+"""What a gateway makes of its settings and may swap while requests run: made beforehand, swapped in one step."""
+
+from dataclasses import dataclass
+
+from forebay.config.settings import Settings
+from forebay.gateway.caching import CacheLimits
+from forebay.gateway.sending import RelayLimits
+from forebay.policy.auth import Authenticator
+from forebay.policy.routing import Routing
+from forebay.replicas.discovery.named import discovery_sources
+from forebay.replicas.discovery.source import Source
+from forebay.wire.body import BodyLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Making one may take a while, with very many keys; it may be done in a thread."""
+
+    auth: Authenticator
+    admin: Authenticator
+    routing: Routing
+    body_limits: BodyLimits
+    relay_limits: RelayLimits
+    cache_limits: CacheLimits
+    sources: list[Source] | None  # None where they stay those that there are
+
+    @classmethod
+    def of(cls, settings: Settings, upstream: tuple[str, ...] | None = None) -> "Tuning":
+        """By these settings, where the engines are `upstream` now. Raises ValueError or OSError."""
+        same = upstream is None or upstream == settings.upstream
+        return cls(
+            sources=None if same else discovery_sources(settings),
+            auth=Authenticator(key.get_secret_value() for key in settings.api_keys),
+            admin=Authenticator(key.get_secret_value() for key in settings.admin_keys),
+            routing=Routing(settings.routing),
+            body_limits=BodyLimits(
+                max_n=settings.max_n,
+                max_logprobs=settings.max_logprobs,
+                max_stop=settings.max_stop,
+                max_json_depth=settings.max_json_depth,
+            ),
+            relay_limits=RelayLimits(
+                request_timeout_s=settings.request_timeout_s,
+                first_byte_timeout_s=settings.first_byte_timeout_s,
+                stall_timeout_s=settings.stall_timeout_s,
+                max_answer_bytes=settings.max_answer_bytes,
+                max_event_bytes=settings.max_event_bytes,
+                max_attempts=settings.retry_attempts,
+                max_takeovers=settings.takeover_attempts,
+                takeover_wait_s=settings.takeover_wait_s,
+            ),
+            cache_limits=CacheLimits(
+                models=frozenset(settings.cache_models),
+                sampled=settings.cache_sampled,
+                ttl_s=settings.cache_ttl_s,
+                max_bytes=settings.cache_max_bytes,
+                wait_s=settings.cache_wait_s,
+            ),
+        )
