@@ -1,28 +1,277 @@
-"""Is there room now? A bound on the requests relayed at once; beyond it a request is refused before any work."""
+"""Is there room now, or is there a line? As many requests are relayed to a model's engines as they can take.
 
-from forebay.policy.verdict import Lease, Outcome
-from forebay.refusals import Overloaded
+The others wait in a bounded queue, in the order that `fairness.py` says, and are let in as places come free. There are
+five ways not to be let in, each a refusal at once, before any work was done:
+
+    full       as many wait as may, and this tenant's are no fewer than anybody else's
+    hopeless   at the rate at which places come free it would wait for longer than it is ready to
+    deadline   it has waited for as long as it was ready to
+    gave_way   the queue was full, its tenant had most waiting, and another tenant's request came
+    too_many   more requests are under way in all than this gateway takes
+
+What is served is charged to the tenant: the prompt when a request is let in, the answer as it is generated, both put
+right when the engine has told its own count.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import ceil, inf
+from typing import Literal, Protocol
+
+from forebay.policy.auth import Principal
+from forebay.policy.drain_rate import DrainRate
+from forebay.policy.fairness import FairQueue, Tenant
+from forebay.policy.verdict import Lease, Outcome, Ticket
+from forebay.refusals import Overloaded, Refusal
+
+Reason = Literal["full", "hopeless", "deadline", "gave_way"]
+REASONS: tuple[Reason, ...] = ("full", "hopeless", "deadline", "gave_way")
+_SLACK = 64  # entries of requests long gone that the heap of deadlines may hold before it is made anew
+_UNKNOWN_WAIT_S = 2.0
+_MOST_WAIT_S = 24.0  # before it is jittered by a quarter
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """`most_under_way` in all; `most_queued` a model; `fair`, else first come, first served; what a token weighs."""
+
+    most_under_way: int
+    most_queued: int
+    patience_s: float
+    fair: bool = True
+    input_weight: float = 1.0
+    output_weight: float = 2.0
+
+
+class Promise(Awaitable[None], Protocol):
+    """What a request waits for; asyncio's future is one."""
+
+    def set_result(self, result: None, /) -> None: ...
+    def set_exception(self, refusal: Refusal, /) -> None: ...
+    def exception(self) -> BaseException | None: ...
+
+
+class Place(Ticket):
+    """One request's place at a model's engines, or in the line for one. `deadline` is when it gives up waiting."""
+
+    __slots__ = ("_line", "cost", "deadline", "input_tokens", "priority", "promise", "running", "tenant")
+
+    priority: int  # this and the next two are there where it has waited
+    deadline: float
+    promise: Promise | None
+
+    def __init__(self, line: "Line", tenant: Tenant, input_tokens: int) -> None:
+        self._line: Line | None = line
+        self.tenant = tenant
+        self.input_tokens = input_tokens
+        self.cost = 0.0
+        self.running = False
+        self.granted = None
+
+    def __repr__(self) -> str:
+        return f"<Place of {self.tenant.name} {'running' if self.running else 'waiting'}>"
+
+    def served(self, input_tokens: int, output_tokens: int) -> None:
+        """So much has been served in all, up to now; while it waits, nothing has."""
+        if self._line is not None and self.running:
+            self._line.charge(self, input_tokens, output_tokens)
+
+    def release(self, outcome: Outcome, now: float) -> None:
+        line, self._line = self._line, None
+        if line is None:
+            raise RuntimeError("a place was released twice")
+        line.left(self, now)
+
+
+class Line:
+    """One model's places, and who waits for them."""
+
+    def __init__(self, admission: "Admission", model: str) -> None:
+        self.model = model
+        self.limit = 0
+        self.running = 0
+        self.queue: FairQueue[Place] = FairQueue()
+        self.refused = dict.fromkeys(REASONS, 0)
+        self._admission = admission
+        self._rules = admission.rules
+        self._drain = DrainRate()
+        self._deadlines: list[tuple[float, int, Place]] = []
+        self._ties = count()
+
+    def __repr__(self) -> str:
+        return f"<Line {self.model} running={self.running}/{self.limit} queued={self.queue.size}>"
+
+    def start(self, place: Place) -> None:
+        """It is let in: its prompt is charged."""
+        self.running += 1
+        place.running = True
+        place.cost = self._rules.input_weight * place.input_tokens
+        self.queue.charge(place.tenant, place.cost)
+
+    def charge(self, place: Place, input_tokens: int, output_tokens: int) -> None:
+        cost = self._rules.input_weight * input_tokens + self._rules.output_weight * output_tokens
+        self.queue.charge(place.tenant, cost - place.cost)
+        place.cost = cost
+
+    def join(self, place: Place, now: float) -> None:
+        """Let it wait for its turn, if there is a point in that. Raises `Overloaded`."""
+        queue, tenant, priority = self.queue, place.tenant, place.priority
+        wait_s = self._drain.wait_s(queue.ahead(tenant, priority), now, waiting=queue.size > 0)
+        if wait_s is not None and now + wait_s > place.deadline:
+            raise self._refusal("hopeless", f"It would take about {wait_s:.0f} s to come to this request.", now)
+        if queue.size >= self._rules.most_queued:
+            other = queue.gives_way(tenant, priority) if queue.size else None
+            if other is None:
+                raise self._refusal("full", f"{queue.size} requests wait for this model, as many as may.", now)
+            self._turn_away(other, self._refusal("gave_way", "Others with fewer requests waiting came.", now))
+        if not queue.size:
+            self._drain.waiting_began(now)
+        queue.push(tenant, priority, place)
+        place.promise = self._admission.promise()
+        place.granted = place.promise
+        heappush(self._deadlines, (place.deadline, next(self._ties), place))
+        if len(self._deadlines) > 2 * queue.size + _SLACK:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].promise is not None]
+            heapify(self._deadlines)
+
+    def left(self, place: Place, now: float) -> None:
+        """It is over, or its caller no longer waits."""
+        place.tenant.held -= 1
+        self._admission.under_way -= 1
+        if place.running:
+            self.running -= 1
+            if self.queue.size:
+                self._drain.freed(now)
+                self.let_in(now)
+        elif place.promise is not None:
+            place.promise = None
+            self.queue.remove(place.tenant, place.priority, place)
+
+    def let_in(self, now: float) -> None:
+        """Give the free places to those whose turn it is."""
+        while self.queue.size and self.running < self.limit:
+            place = self.queue.pop()
+            promise, place.promise = place.promise, None
+            assert promise is not None
+            if place.deadline <= now:
+                self._break(promise, self._too_late(now))
+            else:
+                self.start(place)
+                promise.set_result(None)
+
+    def expire(self, now: float) -> None:
+        """Turn away those whose time is over."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            place = heappop(self._deadlines)[2]
+            if place.promise is not None:
+                self._turn_away(place, self._too_late(now))
+
+    def _too_late(self, now: float) -> Refusal:
+        return self._refusal("deadline", "It was not this request's turn within the time it may wait.", now)
+
+    def _turn_away(self, place: Place, refusal: Refusal) -> None:
+        promise, place.promise = place.promise, None
+        assert promise is not None
+        self.queue.remove(place.tenant, place.priority, place)
+        self._break(promise, refusal)
+
+    def _break(self, promise: Promise, refusal: Refusal) -> None:
+        promise.set_exception(refusal)
+        promise.exception()  # whoever waits is told; nobody has to wait
+
+    def _refusal(self, reason: Reason, why: str, now: float) -> Overloaded:
+        self.refused[reason] += 1
+        wait_s = self._drain.wait_s(self.queue.size + 1, now, waiting=self.queue.size > 0)
+        retry_s = self._admission.jittered(_UNKNOWN_WAIT_S if wait_s is None else wait_s)
+        return Overloaded(f"The service is busy. {why} Try again in {ceil(retry_s)} s.", retry_after_s=retry_s)
 
 
 class Admission:
-    """Counts running requests against a limit."""
+    """All models' lines. `capacity` tells how many requests a model's engines take at once, 0 where none is ready;
+    `promise` makes what a request waits for; `random` is between 0 and 1."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.running = 0
+    def __init__(
+        self,
+        rules: AdmissionRules,
+        capacity: Callable[[str], int],
+        promise: Callable[[], Promise],
+        random: Callable[[], float],
+    ) -> None:
+        self.rules = rules
+        self.promise = promise
+        self.under_way = 0
+        self.lines: dict[str, Line] = {}
+        self._capacity = capacity
+        self._random = random
 
     def __repr__(self) -> str:
-        return f"<Admission {self.running}/{self.limit}>"
+        return f"<Admission {self.under_way}/{self.rules.most_under_way} {list(self.lines.values())}>"
 
-    def acquire(self) -> Lease:
-        """Take a place. Raises `Overloaded`."""
-        if self.running >= self.limit:
-            raise Overloaded(
-                f"The service is busy with {self.limit} requests, as many as it takes. Try again shortly.",
-                retry_after_s=1,
-            )
-        self.running += 1
-        return Lease(self._release)
+    def acquire(
+        self, principal: Principal, model: str, input_tokens: int, now: float, patience_s: float = inf
+    ) -> Place:
+        """Take a place, or a place in the line for one (then `granted` is to be awaited). Raises `Overloaded`."""
+        if self.under_way >= self.rules.most_under_way:
+            raise self._too_many()
+        line = self.lines.get(model) or self._open(model)
+        fair = self.rules.fair
+        tenant = line.queue.arrived(principal.tenant if fair else "", principal.weight if fair else 1.0)
+        place = Place(line, tenant, input_tokens)
+        if line.queue.size or line.running >= line.limit:
+            self._wait(line, place, principal.priority, now, patience_s)
+        else:
+            line.queue.let_in(tenant)
+            line.start(place)
+        tenant.held += 1
+        self.under_way += 1
+        return place
 
-    def _release(self, held: int, outcome: Outcome, now: float) -> None:
-        self.running -= held
+    def acquire_unqueued(self) -> Lease:
+        """Count a request that is no work for an engine's core. Raises `Overloaded`."""
+        if self.under_way >= self.rules.most_under_way:
+            raise self._too_many()
+        self.under_way += 1
+        return Lease(self._left)
+
+    def sweep(self, now: float) -> None:
+        """Follow the engines that come and go, and turn away those whose time is over; called a few times a second."""
+        for line in self.lines.values():
+            line.limit = self._capacity(line.model)
+            line.expire(now)
+            line.let_in(now)
+
+    def jittered(self, seconds: float) -> float:
+        """About so many seconds, at most 30, so that not all come back at once."""
+        return min(max(seconds, 1.0), _MOST_WAIT_S) * (0.75 + 0.5 * self._random())
+
+    @property
+    def queued(self) -> int:
+        return sum(line.queue.size for line in self.lines.values())
+
+    def _wait(self, line: Line, place: Place, priority: int, now: float, patience_s: float) -> None:
+        if line.limit == 0:
+            line.limit = self._capacity(line.model)
+            line.let_in(now)
+            if line.limit == 0 or (line.running < line.limit and not line.queue.size):
+                line.start(place)  # where there is no engine, there is nothing to wait for: routing says so and why
+                return
+        place.priority = priority
+        place.deadline = now + min(patience_s, self.rules.patience_s)
+        line.join(place, now)
+        line.let_in(now)
+
+    def _open(self, model: str) -> Line:
+        line = self.lines[model] = Line(self, model)
+        line.limit = self._capacity(model)
+        return line
+
+    def _too_many(self) -> Overloaded:
+        return Overloaded(
+            f"The service is busy with {self.rules.most_under_way} requests, as many as it takes. Try again shortly.",
+            retry_after_s=self.jittered(1.0),
+        )
+
+    def _left(self, held: int, outcome: Outcome, now: float) -> None:
+        self.under_way -= held
