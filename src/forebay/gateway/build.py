@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Coroutine, Iterable, Sequence
@@ -23,7 +24,7 @@ from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.sending import RelayLimits
 from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
-from forebay.policy.admission import Admission
+from forebay.policy.admission import Admission, AdmissionRules
 from forebay.policy.auth import Authenticator
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
 from forebay.policy.progress import Progress
@@ -49,6 +50,7 @@ log = logging.getLogger("forebay.gateway")
 
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
+ENGINE_CONCURRENCY = 256  # vLLM's own default on most machines
 EXPOSED_HEADERS = b"x-request-id, request-id, retry-after"
 
 
@@ -81,7 +83,19 @@ class Gateway:
         self.admin = Authenticator(key.get_secret_value() for key in settings.admin_keys)
         self.pipeline = Pipeline(
             Authenticator(key.get_secret_value() for key in settings.api_keys),
-            Admission(settings.max_active_requests),
+            Admission(
+                AdmissionRules(
+                    most_under_way=settings.max_active_requests,
+                    most_queued=settings.max_queue_size,
+                    patience_s=settings.queue_timeout_s,
+                    fair=settings.queue_order == "fair",
+                    input_weight=settings.input_token_weight,
+                    output_weight=settings.output_token_weight,
+                ),
+                capacity=self.replicas.capacity,
+                promise=lambda: asyncio.get_running_loop().create_future(),
+                random=random.random,
+            ),
             self.replicas,
             Routing(settings.routing),
             self.recorder,
@@ -101,6 +115,7 @@ class Gateway:
                 max_takeovers=settings.takeover_attempts,
                 takeover_wait_s=settings.takeover_wait_s,
             ),
+            forward_priority=settings.forward_priority,
         )
         self.connections: set[Any] = set()
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
@@ -180,6 +195,10 @@ class Gateway:
                 }
                 for replica in self.replicas
             ],
+            "queues": [
+                {"model": one.model, "running": one.running, "limit": one.limit, "queued": one.queue.size}
+                for one in self.pipeline.admission.lines.values()
+            ],
             "active_requests": len(self.pipeline.running),
             "total_requests": self.recorder.answered,
             "connections": len(self.connections),
@@ -228,6 +247,14 @@ class Gateway:
     def _watch_figures(self, writer: LogWriter) -> None:
         watch_metric = self.metrics.watch
         watch_metric(metric.ACTIVE, lambda: [((), len(self.pipeline.running))])
+        lines = self.pipeline.admission.lines
+        watch_metric(metric.QUEUE_DEPTH, lambda: [((one.model,), one.queue.size) for one in lines.values()])
+        watch_metric(metric.QUEUE_RUNNING, lambda: [((one.model,), one.running) for one in lines.values()])
+        watch_metric(metric.QUEUE_LIMIT, lambda: [((one.model,), one.limit) for one in lines.values()])
+        watch_metric(
+            metric.QUEUE_REFUSALS,
+            lambda: [((one.model, why), n) for one in lines.values() for why, n in one.refused.items()],
+        )
         watch_metric(metric.CONNECTIONS, lambda: [((), len(self.connections))])
         watch_metric(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in self.replicas])
         watch_metric(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in self.replicas])
@@ -335,7 +362,10 @@ def make_replica(
     limits = BreakerLimits(
         consecutive=settings.breaker_failures, ratio=settings.breaker_ratio, pause_s=settings.breaker_pause_s
     )
-    return Replica(name, pool, api_key, group, breaker=Breaker(limits), progress=Progress(settings.engine_stall_s))
+    concurrency = settings.engine_concurrency or settings.max_num_seqs or ENGINE_CONCURRENCY
+    return Replica(
+        name, pool, api_key, group, concurrency, breaker=Breaker(limits), progress=Progress(settings.engine_stall_s)
+    )
 
 
 def _cors_lines(origin: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from forebay.policy.admission import Place
 from forebay.policy.affinity import Affinity
 from forebay.policy.auth import Principal
 from forebay.policy.verdict import Lease
@@ -46,6 +47,8 @@ class Exchange(msgspec.Struct, eq=False):
     relay: "Relay | None" = None
     replica: "Replica | None" = None
     leases: list[Lease] = []
+    place: Place | None = None
+    queued_s: float = 0.0
     attempts: int = 0
     takeovers: int = 0
     first_token_at: float = 0.0

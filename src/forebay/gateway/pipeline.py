@@ -16,7 +16,7 @@ from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
-from forebay.policy.admission import Admission
+from forebay.policy.admission import Admission, Place
 from forebay.policy.affinity import affinity_of
 from forebay.policy.auth import Authenticator
 from forebay.policy.ownership import Ownership
@@ -35,8 +35,8 @@ from forebay.refusals import (
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
-from forebay.wire.body import BodyLimits, body_for_engine, read_demand, work_tokens
-from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
+from forebay.wire.body import BodyLimits, body_for_engine, prompt_tokens, read_demand, work_tokens
+from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
 
@@ -53,6 +53,7 @@ class Pipeline:
         *,
         body_limits: BodyLimits,
         relay_limits: RelayLimits,
+        forward_priority: bool = False,
     ) -> None:
         self.auth = auth
         self.admission = admission
@@ -63,6 +64,7 @@ class Pipeline:
         self.retry_budget = RetryBudget()
         self.body_limits = body_limits
         self.relay_limits = relay_limits
+        self.forward_priority = forward_priority
         self.running: set[Exchange] = set()
         self.draining = False
         self._ids = RequestIds(os.urandom)
@@ -107,12 +109,17 @@ class Pipeline:
             body, only = self._stored_response(exchange, exchange.route.response_id)
         else:
             body, only = self._read_body(exchange)
-        exchange.hold(self.admission.acquire())
+        if exchange.route.generates:
+            place = self._acquire_place(exchange, now)
+            if place.granted is not None:
+                yield place.granted
+                exchange.queued_s = monotonic() - now
+                now += exchange.queued_s
+        else:
+            exchange.hold(self.admission.acquire_unqueued())
         self.retry_budget.asked()
         exchange.relay = Relay(exchange, self, body, only)
         exchange.relay.send(now)
-        return
-        yield  # pragma: no cover (makes this a generator)
 
     async def _wait(
         self, exchange: Exchange, steps: Generator[Awaitable[Any], Any, None], waiting: Awaitable[Any]
@@ -127,6 +134,15 @@ class Pipeline:
             self.refuse(exchange, refusal, monotonic())
         except Exception as bug:  # noqa: BLE001
             self._failed(exchange, bug, monotonic())
+
+    def _acquire_place(self, exchange: Exchange, now: float) -> Place:
+        """A place at the model's engines, or in the line for one."""
+        principal, patience_s = exchange.principal, patience_of(exchange.headers)
+        assert principal is not None
+        place = self.admission.acquire(principal, exchange.model, prompt_tokens(len(exchange.body)), now, patience_s)
+        exchange.hold(place)
+        exchange.place = place
+        return place
 
     def _failed(self, exchange: Exchange, bug: Exception, now: float) -> None:
         self.recorder.bug(exchange, bug)
@@ -158,17 +174,25 @@ class Pipeline:
             raise RuntimeError(f"{exchange!r} ended twice")
         exchange.finished = True
         self.running.discard(exchange)
+        if exchange.place is not None:
+            _settle(exchange.place, exchange, outcome)
         for lease in reversed(exchange.leases):  # newest first
             lease.release(outcome, now)
         self.recorder.finished(exchange, outcome, now)
-        exchange.relay = exchange.waiting = None  # no cycle of references is left for the garbage collector to find
+        exchange.relay = exchange.waiting = exchange.place = (
+            None  # no cycle of references is left for the garbage collector to find
+        )
         exchange.client.exchange_over(exchange)
 
     def sweep(self, now: float) -> None:
-        """Find the answers that have stopped coming; called a few times a second."""
+        """Find the answers that have stopped coming, and who has waited for too long; called a few times a second."""
+        contended = self.admission.queued > 0
         for exchange in list(self.running):
             if exchange.relay is not None:
+                if contended and exchange.place is not None and exchange.events_out:
+                    exchange.place.served(exchange.place.input_tokens, exchange.events_out)
                 exchange.relay.check(now)
+        self.admission.sweep(now)
 
     def cut_off(self, now: float) -> None:
         """End everything that still runs, with an error that tells the caller why: the drain's time is over."""
@@ -215,6 +239,17 @@ class Pipeline:
         if replica.draining:
             raise EngineUnavailable("The engine that holds this response is leaving.", retry_after_s=5)
         return replica
+
+
+def _settle(place: Place, exchange: Exchange, outcome: Outcome) -> None:
+    """Tell a place what was served in the end: by the engine's count, else ours; nothing where an engine failed."""
+    usage = exchange.usage
+    if usage is not None:
+        place.served(usage.prompt_tokens, usage.completion_tokens)
+    elif exchange.events_out or outcome == "cancelled":
+        place.served(place.input_tokens, exchange.events_out)
+    else:
+        place.served(0, 0)
 
 
 def _is_json(content_type: bytes | None) -> bool:
