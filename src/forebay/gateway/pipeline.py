@@ -9,6 +9,7 @@ what they decided.
 import asyncio
 import os
 from collections.abc import Awaitable, Generator
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -137,8 +138,10 @@ class Pipeline:
 
     def _acquire_place(self, exchange: Exchange, now: float) -> Place:
         """A place at the model's engines, or in the line for one."""
-        principal, patience_s = exchange.principal, patience_of(exchange.headers)
+        principal, headers = exchange.principal, exchange.headers
         assert principal is not None
+        told = b"x-request-timeout-ms" in headers or b"x-stainless-read-timeout" in headers
+        patience_s = patience_of(headers) if told else inf
         place = self.admission.acquire(principal, exchange.model, prompt_tokens(len(exchange.body)), now, patience_s)
         exchange.hold(place)
         exchange.place = place

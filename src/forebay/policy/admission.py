@@ -75,8 +75,14 @@ class Place(Ticket):
 
     def served(self, input_tokens: int, output_tokens: int) -> None:
         """So much has been served in all, up to now; while it waits, nothing has."""
-        if self._line is not None and self.running:
-            self._line.charge(self, input_tokens, output_tokens)
+        line, tenant = self._line, self.tenant
+        if line is None or not self.running:
+            return
+        change = line.input_weight * input_tokens + line.output_weight * output_tokens - self.cost
+        self.cost += change
+        tenant.counter += change / tenant.weight
+        if change < 0 and tenant.lanes:
+            line.queue.lowered(tenant)
 
     def release(self, outcome: Outcome, now: float) -> None:
         line, self._line = self._line, None
@@ -95,7 +101,9 @@ class Line:
         self.queue: FairQueue[Place] = FairQueue()
         self.refused = dict.fromkeys(REASONS, 0)
         self._admission = admission
-        self._rules = admission.rules
+        self._most_queued = admission.rules.most_queued
+        self.input_weight = admission.rules.input_weight
+        self.output_weight = admission.rules.output_weight
         self._drain = DrainRate()
         self._deadlines: list[tuple[float, int, Place]] = []
         self._ties = count()
@@ -107,13 +115,9 @@ class Line:
         """It is let in: its prompt is charged."""
         self.running += 1
         place.running = True
-        place.cost = self._rules.input_weight * place.input_tokens
-        self.queue.charge(place.tenant, place.cost)
-
-    def charge(self, place: Place, input_tokens: int, output_tokens: int) -> None:
-        cost = self._rules.input_weight * input_tokens + self._rules.output_weight * output_tokens
-        self.queue.charge(place.tenant, cost - place.cost)
-        place.cost = cost
+        tenant = place.tenant
+        place.cost = self.input_weight * place.input_tokens
+        tenant.counter += place.cost / tenant.weight
 
     def join(self, place: Place, now: float) -> None:
         """Let it wait for its turn, if there is a point in that. Raises `Overloaded`."""
@@ -121,7 +125,7 @@ class Line:
         wait_s = self._drain.wait_s(queue.ahead(tenant, priority), now, waiting=queue.size > 0)
         if wait_s is not None and now + wait_s > place.deadline:
             raise self._refusal("hopeless", f"It would take about {wait_s:.0f} s to come to this request.", now)
-        if queue.size >= self._rules.most_queued:
+        if queue.size >= self._most_queued:
             other = queue.gives_way(tenant, priority) if queue.size else None
             if other is None:
                 raise self._refusal("full", f"{queue.size} requests wait for this model, as many as may.", now)
@@ -203,6 +207,7 @@ class Admission:
         self.promise = promise
         self.under_way = 0
         self.lines: dict[str, Line] = {}
+        self._fair = rules.fair
         self._capacity = capacity
         self._random = random
 
@@ -215,15 +220,17 @@ class Admission:
         """Take a place, or a place in the line for one (then `granted` is to be awaited). Raises `Overloaded`."""
         if self.under_way >= self.rules.most_under_way:
             raise self._too_many()
-        line = self.lines.get(model) or self._open(model)
-        fair = self.rules.fair
-        tenant = line.queue.arrived(principal.tenant if fair else "", principal.weight if fair else 1.0)
+        line = self.lines.get(model)
+        if line is None:
+            line = self._open(model)
+        queue = line.queue
+        tenant = queue.arrived(principal.tenant, principal.weight) if self._fair else queue.arrived("", 1.0)
         place = Place(line, tenant, input_tokens)
-        if line.queue.size or line.running >= line.limit:
-            self._wait(line, place, principal.priority, now, patience_s)
-        else:
-            line.queue.let_in(tenant)
+        if line.running < line.limit and not queue.size:
+            queue.let_in(tenant)
             line.start(place)
+        else:
+            self._wait(line, place, principal.priority, now, patience_s)
         tenant.held += 1
         self.under_way += 1
         return place

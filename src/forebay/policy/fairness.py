@@ -192,13 +192,11 @@ class FairQueue(Generic[T]):
             self._classes.remove(found)
             del self._of_priority[priority]
 
-    def charge(self, tenant: Tenant, cost: float) -> None:
-        """Count what a tenant was served; negative for what it turns out not to have been."""
-        tenant.counter += cost / tenant.weight
-        if cost < 0 and tenant.lanes:
-            for found in self._classes:
-                if (lane := found.lanes.get(tenant)) is not None:
-                    found.enter(lane)
+    def lowered(self, tenant: Tenant) -> None:
+        """The counter of a tenant that waits has fallen. (Whoever serves a tenant adds to its counter.)"""
+        for found in self._classes:
+            if (lane := found.lanes.get(tenant)) is not None:
+                found.enter(lane)
 
     def gives_way(self, tenant: Tenant, priority: int) -> T | None:
         """Who must leave a full queue for a new request: the newest of the tenant that has most waiting, in the lowest

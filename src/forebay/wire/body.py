@@ -147,8 +147,8 @@ def _read_seldom(fields: _Body, limits: BodyLimits, demand: Demand) -> None:
 
 
 def prompt_tokens(body_bytes: int) -> int:
-    """About how many tokens a prompt has."""
-    return min(body_bytes // 4, _PROMPT_TOKENS_AT_MOST)
+    """About how many tokens a prompt has; pictures make a body long that are few tokens."""
+    return body_bytes // 4 if body_bytes < 4 * _PROMPT_TOKENS_AT_MOST else _PROMPT_TOKENS_AT_MOST
 
 
 def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
