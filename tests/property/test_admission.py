@@ -196,3 +196,13 @@ def test_nobody_starves_a_request_waits_for_no_more_than_its_tenants_share_of_th
         backlog.step()
         waited = sum(backlog.served.values()) - before
         assert waited <= 2 * W_OUT * most * (len(others) + 1), "it waits for ever"
+
+
+def test_shares_of_tokens_are_by_weight_whatever_the_sizes_of_the_requests() -> None:
+    weights = {"a": 1.0, "b": 2.0, "c": 4.0}
+    backlog = Backlog(4, {"a": [(5, 40)], "b": [(0, 3), (9, 1)], "c": [(20, 10)]}, weights)
+    start = dict(backlog.served)
+    for _ in range(5000):
+        backlog.step()
+    by_weight = [backlog.served[tenant] - start[tenant] for tenant in weights]
+    assert max(by_weight) < 1.05 * min(by_weight)

@@ -226,7 +226,7 @@ class Admission:
         queue = line.queue
         tenant = queue.arrived(principal.tenant, principal.weight) if self._fair else queue.arrived("", 1.0)
         place = Place(line, tenant, input_tokens)
-        if line.running < line.limit and not queue.size:
+        if line.running < line.limit:  # then nobody waits: whoever could be let in has been
             queue.let_in(tenant)
             line.start(place)
         else:
@@ -261,7 +261,7 @@ class Admission:
         if line.limit == 0:
             line.limit = self._capacity(line.model)
             line.let_in(now)
-            if line.limit == 0 or (line.running < line.limit and not line.queue.size):
+            if line.limit == 0 or line.running < line.limit:
                 line.start(place)  # where there is no engine, there is nothing to wait for: routing says so and why
                 return
         place.priority = priority

@@ -107,9 +107,9 @@ def test_whoever_fills_the_queue_gives_way_to_a_tenant_with_fewer_waiting() -> N
 
 
 def test_with_equal_shares_of_a_full_queue_nobody_gives_way() -> None:
-    where = admission(1, most_queued=4)
-    _, *waiting = [take(where, "a"), *(take(where, tenant) for tenant in "aabb")]
-    for tenant in "ab":
+    where = admission(1, most_queued=5)
+    _, *waiting = [take(where, "a"), *(take(where, tenant) for tenant in "aaabb")]
+    for tenant in "ab":  # one more of b's for one less of a's would be as unequal
         with pytest.raises(Overloaded):
             take(where, tenant)
     assert not any(refused(place) for place in waiting)
@@ -178,12 +178,12 @@ def test_fifo_is_by_arrival_whoever_it_is() -> None:
 
 
 def test_what_was_estimated_is_put_right_also_while_the_tenant_waits() -> None:
-    where = admission(3)
-    big, small = take(where, "a", tokens=1000), take(where, "b", tokens=10)
-    other = take(where, "c")
+    where = admission(2)
+    small, big = take(where, "b", tokens=10), take(where, "a", tokens=1000)
     first, second = take(where, "b"), take(where, "a")
+    assert first.tenant.counter == second.tenant.counter, "and it would be b's turn, which was let in before a"
     big.served(0, 0)  # the engine refused it
-    other.release("answered", 1.0)
+    big.release("answered", 1.0)
     assert (is_in(first), is_in(second)) == (False, True)
     small.release("answered", 1.0)
     assert is_in(first)
@@ -204,6 +204,19 @@ def test_a_tenant_that_comes_back_has_saved_nothing_up() -> None:
         waiting.remove(running)
         order.append(running.tenant.name)
     assert order == ["back", "busy", "back", "busy", "back"]
+
+
+def test_a_tenant_that_comes_to_wait_is_lifted_to_the_smallest_of_those_who_wait() -> None:
+    queue: FairQueue[str] = FairQueue()
+    patient, greedy = queue.arrived("patient", 1.0), queue.arrived("greedy", 1.0)
+    queue.push(patient, 0, "patient's")
+    greedy.counter = 1000.0
+    queue.push(greedy, 1, "greedy's")
+    assert queue.pop() == "greedy's"
+    patient.counter = 50.0
+    assert queue.arrived("new", 1.0).counter == 50.0
+    assert queue.pop() == "patient's"
+    assert queue.arrived("later", 1.0).counter == 50.0
 
 
 def test_tenants_that_have_nothing_under_way_are_forgotten_in_time() -> None:
