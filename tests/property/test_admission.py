@@ -44,6 +44,8 @@ class Life(RuleBasedStateMachine):
         patience_s=st.sampled_from([0.5, 3.0, 1e6]),
     )
     def come(self, tenant: str, priority: int, tokens: int, patience_s: float) -> None:
+        line = self.admission.lines.get(MODEL)
+        kept = line is not None and tenant in {one.name for one in line.kept}
         full, highest = len(self.waiting()) >= QUEUED, max((one[2] for one in self.waiting()), default=-9)
         try:
             place = self.admission.acquire(principal(tenant, priority), MODEL, tokens, self.now, patience_s)
@@ -52,7 +54,7 @@ class Life(RuleBasedStateMachine):
             return
         if self.engines.capacity == 0 and is_in(place):
             self.excused.add(place)
-        elif is_in(place):
+        elif is_in(place) and not kept:
             assert highest == -9, "it went past those who wait"
         self.places.append((place, tenant, priority))
 
@@ -97,7 +99,7 @@ class Life(RuleBasedStateMachine):
         line = self.admission.lines.get(MODEL)
         if line is None:
             return
-        assert line.running == len(self.running())
+        assert line.running == len(self.running()) + len(line.kept)
         assert len([place for place in self.running() if place not in self.excused]) <= LIMIT
         assert line.queue.size == len(self.waiting()) <= QUEUED
         assert self.admission.under_way == len(self.places)

@@ -9,6 +9,10 @@ five ways not to be let in, each a refusal at once, before any work was done:
     gave_way   the queue was full, its tenant had most waiting, and another tenant's request came
     too_many   more requests are under way in all than this gateway takes
 
+A tenant that sends one request at a time, each as soon as it has the answer to the last, would find its place taken
+whenever it comes back, and wait for the next. So its place is kept for a moment, if it is seen to come back within
+that, and if it would be its turn.
+
 What is served is charged to the tenant: the prompt when a request is let in, the answer as it is generated, both put
 right when the engine has told its own count.
 """
@@ -28,6 +32,7 @@ from forebay.refusals import Overloaded, Refusal
 
 Reason = Literal["full", "hopeless", "deadline", "gave_way"]
 REASONS: tuple[Reason, ...] = ("full", "hopeless", "deadline", "gave_way")
+KEPT_S = 0.1
 _SLACK = 64  # entries of requests long gone that the heap of deadlines may hold before it is made anew
 _UNKNOWN_WAIT_S = 2.0
 _MOST_WAIT_S = 24.0  # before it is jittered by a quarter
@@ -58,13 +63,13 @@ class Place(Ticket):
 
     __slots__ = ("_line", "cost", "deadline", "input_tokens", "priority", "promise", "running", "tenant")
 
-    priority: int  # this and the next two are there where it has waited
-    deadline: float
+    deadline: float  # this and the next are there where it has waited
     promise: Promise | None
 
-    def __init__(self, line: "Line", tenant: Tenant, input_tokens: int) -> None:
+    def __init__(self, line: "Line", tenant: Tenant, priority: int, input_tokens: int) -> None:
         self._line: Line | None = line
         self.tenant = tenant
+        self.priority = priority
         self.input_tokens = input_tokens
         self.cost = 0.0
         self.running = False
@@ -104,6 +109,7 @@ class Line:
         self._most_queued = admission.rules.most_queued
         self.input_weight = admission.rules.input_weight
         self.output_weight = admission.rules.output_weight
+        self.kept: dict[Tenant, float] = {}  # whose place is kept, until when; these count as running
         self._drain = DrainRate()
         self._deadlines: list[tuple[float, int, Place]] = []
         self._ties = count()
@@ -118,6 +124,15 @@ class Line:
         tenant = place.tenant
         place.cost = self.input_weight * place.input_tokens
         tenant.counter += place.cost / tenant.weight
+
+    def start_in_kept(self, place: Place) -> bool:
+        """Let it have the place that was kept for its tenant, if one was."""
+        if self.kept.pop(place.tenant, None) is None:
+            return False
+        self.running -= 1
+        self.queue.let_in(place.tenant)
+        self.start(place)
+        return True
 
     def join(self, place: Place, now: float) -> None:
         """Let it wait for its turn, if there is a point in that. Raises `Overloaded`."""
@@ -144,11 +159,15 @@ class Line:
         """It is over, or its caller no longer waits."""
         place.tenant.held -= 1
         self._admission.under_way -= 1
-        if place.running:
-            self.running -= 1
-            if self.queue.size:
-                self._drain.freed(now)
+        if place.running and self.queue.size:
+            self._drain.freed(now)
+            if self._keeps(place, now):
+                self.kept[place.tenant] = now + KEPT_S
+            else:
+                self.running -= 1
                 self.let_in(now)
+        elif place.running:
+            self.running -= 1
         elif place.promise is not None:
             place.promise = None
             self.queue.remove(place.tenant, place.priority, place)
@@ -165,8 +184,19 @@ class Line:
                 self.start(place)
                 promise.set_result(None)
 
+    def _keeps(self, place: Place, now: float) -> bool:
+        """Whether its tenant will be back in a moment, and it would be its turn."""
+        tenant = place.tenant
+        if tenant.held:
+            return False
+        tenant.left_at = now
+        return tenant.returns and self.running <= self.limit and self.queue.would_be_next(tenant, place.priority)
+
     def expire(self, now: float) -> None:
-        """Turn away those whose time is over."""
+        """Turn away those whose time is over, and keep no place for longer than a moment."""
+        for tenant in [tenant for tenant, until in self.kept.items() if until <= now]:
+            del self.kept[tenant]
+            self.running -= 1
         while self._deadlines and self._deadlines[0][0] <= now:
             place = heappop(self._deadlines)[2]
             if place.promise is not None:
@@ -225,12 +255,12 @@ class Admission:
             line = self._open(model)
         queue = line.queue
         tenant = queue.arrived(principal.tenant, principal.weight) if self._fair else queue.arrived("", 1.0)
-        place = Place(line, tenant, input_tokens)
+        place = Place(line, tenant, principal.priority, input_tokens)
         if line.running < line.limit:  # then nobody waits: whoever could be let in has been
             queue.let_in(tenant)
             line.start(place)
         else:
-            self._wait(line, place, principal.priority, now, patience_s)
+            self._wait(line, place, now, patience_s)
         tenant.held += 1
         self.under_way += 1
         return place
@@ -257,14 +287,17 @@ class Admission:
     def queued(self) -> int:
         return sum(line.queue.size for line in self.lines.values())
 
-    def _wait(self, line: Line, place: Place, priority: int, now: float, patience_s: float) -> None:
+    def _wait(self, line: Line, place: Place, now: float, patience_s: float) -> None:
         if line.limit == 0:
             line.limit = self._capacity(line.model)
             line.let_in(now)
             if line.limit == 0 or line.running < line.limit:
                 line.start(place)  # where there is no engine, there is nothing to wait for: routing says so and why
                 return
-        place.priority = priority
+        if not place.tenant.held:
+            place.tenant.returns = now - place.tenant.left_at < KEPT_S
+            if line.start_in_kept(place):
+                return
         place.deadline = now + min(patience_s, self.rules.patience_s)
         line.join(place, now)
         line.let_in(now)

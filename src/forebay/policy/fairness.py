@@ -15,6 +15,7 @@ from bisect import insort
 from collections import OrderedDict
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
+from math import inf
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,9 +24,10 @@ _SLACK = 16  # entries of lanes long gone that a heap may hold before it is made
 
 
 class Tenant:
-    """One who competes. `counter` is what it was served by its weight; `held` its requests that wait or run."""
+    """One who competes. `counter` is what it was served by its weight; `held` its requests that wait or run; `left_at`
+    when it last had none any more, and `returns` whether it was soon back then."""
 
-    __slots__ = ("counter", "held", "lanes", "let_in", "name", "weight")
+    __slots__ = ("counter", "held", "lanes", "left_at", "let_in", "name", "returns", "weight")
 
     def __init__(self, name: str, weight: float) -> None:
         self.name = name
@@ -34,6 +36,8 @@ class Tenant:
         self.let_in = 0
         self.held = 0
         self.lanes = 0
+        self.left_at = -inf
+        self.returns = False
 
     def __repr__(self) -> str:
         return f"<Tenant {self.name} {self.counter:g}>"
@@ -191,6 +195,13 @@ class FairQueue(Generic[T]):
         if not found.size:
             self._classes.remove(found)
             del self._of_priority[priority]
+
+    def would_be_next(self, tenant: Tenant, priority: int) -> bool:
+        """Whether it would be the turn of a tenant that has nothing waiting, if it had; somebody else must wait."""
+        highest = self._classes[0]
+        if highest.priority != priority:
+            return highest.priority < priority
+        return tenant.counter <= highest.first().tenant.counter
 
     def lowered(self, tenant: Tenant) -> None:
         """The counter of a tenant that waits has fallen. (Whoever serves a tenant adds to its counter.)"""

@@ -219,6 +219,38 @@ def test_a_tenant_that_comes_to_wait_is_lifted_to_the_smallest_of_those_who_wait
     assert queue.arrived("later", 1.0).counter == 50.0
 
 
+def test_the_place_of_a_tenant_that_is_soon_back_is_kept_for_a_moment_and_no_longer() -> None:
+    where = admission(2)
+    steady, running, *flood = [take(where, "flood") for _ in range(5)]
+    quiet = take(where, "quiet")
+    running.release("answered", 1.0)
+    assert is_in(quiet)
+    quiet.release("answered", 2.0)
+    assert is_in(flood[0]), "nobody knew that it would be back"
+    quiet = take(where, "quiet", now=2.01)
+    flood[0].release("answered", 3.0)
+    steady.served(10, 1000)
+    quiet.release("answered", 4.0)
+    assert not is_in(flood[1])
+    quiet = take(where, "quiet", now=4.01)
+    assert quiet.granted is None, "it found its place"
+    steady.served(10, 2000)
+    quiet.release("answered", 5.0)
+    where.sweep(5.09)
+    assert (where.lines[MODEL].running, is_in(flood[1])) == (2, False)
+    where.sweep(5.11)
+    assert (where.lines[MODEL].running, is_in(flood[1])) == (2, True), "it did not come back"
+
+
+def test_no_place_is_kept_for_a_tenant_whose_turn_it_would_not_be() -> None:
+    where = admission(1)
+    quiet, other = take(where, "quiet"), take(where, "other")
+    quiet.served(1000, 1000)
+    quiet.tenant.returns = True
+    quiet.release("answered", 1.0)
+    assert is_in(other)
+
+
 def test_tenants_that_have_nothing_under_way_are_forgotten_in_time() -> None:
     queue: FairQueue[str] = FairQueue()
     queue.arrived("stays", 1.0).held = 1
