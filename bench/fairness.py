@@ -1,6 +1,7 @@
 """What does fair queueing do for a quiet tenant? First come, first served and fair, in front of the same engine.
 
-usage: python -m bench.fairness [--url http://127.0.0.1:8000 --model NAME] [--limit 8] [--seconds 8]
+usage: make bench-fairness, or python -m bench.fairness [--url http://127.0.0.1:8000 --model NAME] [--limit 8]
+           [--seconds 8]
 
 Without --url the engine is the tests' fake one. Two cases, each under both orders at the same concurrency limit:
 

@@ -1,6 +1,6 @@
 """What happens at three times the capacity? An open loop against the tests' fake engine, whose capacity is known.
 
-usage: python -m bench.overload [--seconds 8]
+usage: make bench-overload, or python -m bench.overload [--seconds 8]
 
 Requests come at random (Poisson) at 1, 2 and 3 times what the engine can do, each ready to wait for 1 s. Goodput is the
 answers a second. The bars at three times: goodput at least 95% of its peak, the p99 wait of what is admitted within
