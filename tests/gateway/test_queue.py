@@ -286,6 +286,28 @@ async def test_backlogged_tenants_share_tokens_by_weight_whatever_their_requests
     assert shares == [pytest.approx(want / 7, rel=0.1) for want in (1, 2, 4)], json.dumps(served)
 
 
+async def test_an_answer_is_charged_as_it_comes_while_others_wait(start_gateway: StartGateway) -> None:
+    gate = asyncio.Event()
+    async with (
+        FakeEngine() as engine,
+        start_gateway(engine.url, engine_concurrency=1, api_keys=KEYS, input_token_weight=0) as running,
+    ):
+        engine.script(Behaviour(tokens=6, faults=[Fault("token", gate, after=4)]))
+        long = asyncio.create_task(chat(running.url, stream=True))
+        await engine.wait_for(lambda e: e.running == 1)
+        waiting = asyncio.create_task(chat_as(running.url, "sk-mouse"))
+        await queued(running, 1)
+        (line,) = running.gateway.pipeline.admission.lines.values()
+        tenant = next(one for one in line.queue._tenants.values() if not one.lanes)
+        async with asyncio.timeout(5):
+            while not tenant.counter:
+                await asyncio.sleep(0.01)
+        assert tenant.counter >= 2 * 4, "an answer's token counts twice"
+        gate.set()
+        await asyncio.gather(long, waiting)
+        assert tenant.counter == 2 * 6, "by the engine's own count"
+
+
 async def test_a_full_queue_is_the_floods_not_the_mouses(start_gateway: StartGateway) -> None:
     async with (
         FakeEngine(slots=2, token_delay_s=0.002, tokens=64) as engine,

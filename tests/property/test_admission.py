@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from forebay.policy.admission import Place
+from forebay.policy.line import Place
 from forebay.refusals import Overloaded
 from tests.unit.policy.line import MODEL, Engines, admission, is_in, principal, refused
 

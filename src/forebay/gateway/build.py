@@ -24,9 +24,10 @@ from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.sending import RelayLimits
 from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
-from forebay.policy.admission import Admission, AdmissionRules
+from forebay.policy.admission import Admission
 from forebay.policy.auth import Authenticator
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
+from forebay.policy.line import AdmissionRules
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP, Routing
 from forebay.replicas.discovery.dns import DnsSource
@@ -83,19 +84,7 @@ class Gateway:
         self.admin = Authenticator(key.get_secret_value() for key in settings.admin_keys)
         self.pipeline = Pipeline(
             Authenticator(key.get_secret_value() for key in settings.api_keys),
-            Admission(
-                AdmissionRules(
-                    most_under_way=settings.max_active_requests,
-                    most_queued=settings.max_queue_size,
-                    patience_s=settings.queue_timeout_s,
-                    fair=settings.queue_order == "fair",
-                    input_weight=settings.input_token_weight,
-                    output_weight=settings.output_token_weight,
-                ),
-                capacity=self.replicas.capacity,
-                promise=lambda: asyncio.get_running_loop().create_future(),
-                random=random.random,
-            ),
+            make_admission(settings, self.replicas),
             self.replicas,
             Routing(settings.routing),
             self.recorder,
@@ -347,6 +336,24 @@ def discovery_sources(settings: Settings) -> list[Source]:
         else:
             static.append(url)
     return [*([StaticSource(static, settings.upstream_ca_file)] if static else []), *sources]
+
+
+def make_admission(settings: Settings, replicas: ReplicaPool) -> Admission:
+    """The queues for the replicas' models, as the settings say."""
+    rules = AdmissionRules(
+        most_under_way=settings.max_active_requests,
+        most_queued=settings.max_queue_size,
+        patience_s=settings.queue_timeout_s,
+        fair=settings.queue_order == "fair",
+        input_weight=settings.input_token_weight,
+        output_weight=settings.output_token_weight,
+    )
+    return Admission(
+        rules,
+        capacity=replicas.capacity,
+        promise=lambda: asyncio.get_running_loop().create_future(),
+        random=random.random,
+    )
 
 
 def make_replica(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from forebay.policy.admission import Place
 from forebay.policy.affinity import Affinity
 from forebay.policy.auth import Principal
+from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
 from forebay.wire.usage import Usage
 

@@ -17,9 +17,10 @@ from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
-from forebay.policy.admission import Admission, Place
+from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
 from forebay.policy.auth import Authenticator
+from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing

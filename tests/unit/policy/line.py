@@ -3,8 +3,9 @@
 import asyncio
 from typing import Any
 
-from forebay.policy.admission import Admission, AdmissionRules, Place
+from forebay.policy.admission import Admission
 from forebay.policy.auth import Principal
+from forebay.policy.line import AdmissionRules, Place
 
 MODEL = "m"
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from forebay.policy.admission import Admission, Place
+from forebay.policy.admission import Admission
 from forebay.policy.drain_rate import DrainRate
 from forebay.policy.fairness import TENANTS_REMEMBERED, FairQueue
+from forebay.policy.line import Place
 from forebay.refusals import Overloaded
 from tests.unit.policy.line import MODEL, Engines, admission, is_in, principal, refused
 
