@@ -21,7 +21,7 @@ ENGINE_READY := .venv/engine/.$(ENGINE)-ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check generate format lock bench-gateway bench-routing clean
+.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-fairness bench-overload clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -56,6 +56,12 @@ bench-gateway: $(DEV_READY) ## Measure the gateway beside others
 
 bench-routing: $(DEV_READY) ## Measure the choice among 1,000 replicas
 	.venv/bin/python bench/routing.py
+
+bench-fairness: $(DEV_READY) ## Measure what fair queueing does for a quiet tenant
+	.venv/bin/python -m bench.fairness $(ARGS)
+
+bench-overload: $(DEV_READY) ## Measure three times the load that the engine can take
+	.venv/bin/python -m bench.overload $(ARGS)
 
 clean: ## Remove what was installed and built here; models stay in their cache
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

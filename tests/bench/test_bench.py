@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from bench.engine import tokens_in
+from bench.fairness import jain
 from bench.gateway import read_wrk, refuse_stranger
 
 from forebay.listening import listen
@@ -98,3 +99,8 @@ async def test_the_engine_benchmark_asks_both_sides_for_usage(tmp_path: Path) ->
         asked = [*direct.requests, *through.requests]
         assert len(asked) == 8  # two streams each, the warm-up's too
         assert all(record.body["stream_options"] == {"include_usage": True} for record in asked)
+
+
+def test_jains_index_is_1_where_all_have_the_same_and_1_by_their_number_where_one_has_all() -> None:
+    assert jain([3.0, 3.0, 3.0]) == 1
+    assert jain([0.0, 5.0]) == 0.5

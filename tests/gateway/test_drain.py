@@ -62,7 +62,7 @@ async def test_a_busy_connection_loses_no_request_to_the_drain(start_gateway: St
             await asyncio.sleep(0.001)
         await running.stop()
         await asyncio.gather(*clients)
-        assert running.gateway.pipeline.admission.running == 0
+        assert running.gateway.pipeline.admission.under_way == 0
 
 
 async def test_a_second_signal_skips_the_waiting(start_gateway: StartGateway) -> None:

@@ -183,7 +183,7 @@ async def test_a_client_that_leaves_ends_the_engines_work_at_once(start_gateway:
             await raw.read_some()
         await engine.wait_for(lambda e: e.running == 0, timeout=1.0)
         assert engine.calls(CHAT)[0].outcome == "aborted"
-        assert running.gateway.pipeline.admission.running == 0
+        assert running.gateway.pipeline.admission.under_way == 0
 
 
 async def test_a_client_that_leaves_while_it_waits_ends_the_engines_work(start_gateway: StartGateway) -> None:

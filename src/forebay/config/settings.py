@@ -125,8 +125,69 @@ class Settings(BaseModel):
     max_n: int = setting(8, "Most answers (n, best_of) in one request.", group="requests", ge=1, le=16_384, hot=True)
     max_logprobs: int = setting(20, "Most logprobs, top_logprobs or prompt_logprobs.", group="requests", ge=0, hot=True)
     max_stop: int = setting(16, "Most stop sequences in a request.", group="requests", ge=1, le=1024, hot=True)
+    # Who is served when
     max_active_requests: int = setting(
-        2048, "Requests relayed at once; further ones are refused with 503.", group="requests", ge=1, hot=True
+        2048,
+        "Requests under way at once, those that wait included; further ones are refused with 503.",
+        group="admission",
+        ge=1,
+        hot=True,
+    )
+    engine_concurrency: int | None = setting(
+        None,
+        "Requests that one engine has at once; further ones wait in a queue. max_num_seqs by default, else 256.",
+        group="admission",
+        ge=1,
+        le=100_000,
+        per_model=True,
+    )
+    max_queue_size: int = setting(
+        1024,
+        "Requests that wait for one model's engines; where more come, those of the tenant that has most waiting give "
+        "way, or are refused with 503.",
+        group="admission",
+        aliases=("MAX_QUEUE_SIZE",),
+        ge=0,
+        le=1_000_000,
+        hot=True,
+    )
+    queue_timeout_s: Seconds = setting(
+        30.0,
+        "Longest time that a request waits, seconds; the header x-request-timeout-ms may say less.",
+        group="admission",
+        aliases=("QUEUE_TIMEOUT",),
+        hot=True,
+    )
+    queue_order: Literal["fair", "fifo"] = setting(
+        "fair",
+        "Who goes next: the tenant that was served the fewest tokens by its weight, or (fifo) who came first. Higher "
+        "priorities go before in both.",
+        group="admission",
+    )
+    input_token_weight: float = setting(
+        1.0,
+        "What a token of a prompt counts for in that.",
+        group="admission",
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        hot=True,
+    )
+    output_token_weight: float = setting(
+        2.0,
+        "What a generated token counts for in that.",
+        group="admission",
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        hot=True,
+    )
+    forward_priority: bool = setting(
+        False,
+        "Tell engines each request's priority (X-Vllm-Priority); for those that run with --scheduling-policy priority, "
+        "others refuse it.",
+        group="admission",
+        hot=True,
     )
 
     # Answers that are known already

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Coroutine, Iterable, Sequence
@@ -27,6 +28,7 @@ from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.gateway.tuning import Tuning
 from forebay.policy.admission import Admission
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
+from forebay.policy.line import AdmissionRules
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP
 from forebay.replicas.discovery.source import Endpoint, Source
@@ -47,6 +49,7 @@ log = logging.getLogger("forebay.gateway")
 
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
+ENGINE_CONCURRENCY = 256  # vLLM's own default on most machines
 EXPOSED_HEADERS = b"x-request-id, request-id, retry-after, x-forebay-cache"
 
 
@@ -82,13 +85,14 @@ class Gateway:
         self.caching = Caching(tuning.cache_limits, _shared_entries(settings))
         self.pipeline = Pipeline(
             tuning.auth,
-            Admission(settings.max_active_requests),
+            make_admission(tuning.admission_rules, self.replicas),
             self.replicas,
             tuning.routing,
             self.recorder,
             body_limits=tuning.body_limits,
             relay_limits=tuning.relay_limits,
             cache=self.caching if settings.cache_max_bytes else None,
+            forward_priority=settings.forward_priority,
         )
         self.connections: set[Any] = set()
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
@@ -141,7 +145,8 @@ class Gateway:
         self.caching.change(tuning.cache_limits)
         pipeline = self.pipeline
         pipeline.auth, pipeline.routing = tuning.auth, tuning.routing
-        pipeline.admission.limit = settings.max_active_requests
+        pipeline.admission.change(tuning.admission_rules)
+        pipeline.forward_priority = settings.forward_priority
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
         for connection in self.connections:
@@ -199,6 +204,10 @@ class Gateway:
             ],
             "cache": self.caching.describe(),
             **({"config": self.reloading.describe()} if self.reloading is not None else {}),
+            "queues": [
+                {"model": one.model, "running": one.running, "limit": one.limit, "queued": one.queue.size}
+                for one in self.pipeline.admission.lines.values()
+            ],
             "active_requests": len(self.pipeline.running),
             "total_requests": self.recorder.answered,
             "connections": len(self.connections),
@@ -247,6 +256,14 @@ class Gateway:
     def _watch_figures(self, writer: LogWriter) -> None:
         watch_metric = self.metrics.watch
         watch_metric(metric.ACTIVE, lambda: [((), len(self.pipeline.running))])
+        lines = self.pipeline.admission.lines
+        watch_metric(metric.QUEUE_DEPTH, lambda: [((one.model,), one.queue.size) for one in lines.values()])
+        watch_metric(metric.QUEUE_RUNNING, lambda: [((one.model,), one.running) for one in lines.values()])
+        watch_metric(metric.QUEUE_LIMIT, lambda: [((one.model,), one.limit) for one in lines.values()])
+        watch_metric(
+            metric.QUEUE_REFUSALS,
+            lambda: [((one.model, why), n) for one in lines.values() for why, n in one.refused.items()],
+        )
         watch_metric(metric.CONNECTIONS, lambda: [((), len(self.connections))])
         watch_metric(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in self.replicas])
         watch_metric(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in self.replicas])
@@ -346,6 +363,16 @@ def _shared_entries(settings: Settings) -> SharedEntries | None:
     return SharedEntries(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
 
 
+def make_admission(rules: AdmissionRules, replicas: ReplicaPool) -> Admission:
+    """The queues for the replicas' models."""
+    return Admission(
+        rules,
+        capacity=replicas.capacity,
+        promise=lambda: asyncio.get_running_loop().create_future(),
+        random=random.random,
+    )
+
+
 def make_replica(
     settings: Settings, name: str, address: Address, api_key: str | None = None, group: str = DEFAULT_GROUP
 ) -> Replica:
@@ -357,7 +384,8 @@ def make_replica(
         max_connections=settings.max_upstream_connections,
     )
     breaker = Breaker(_breaker_limits(settings))
-    return Replica(name, pool, api_key, group, breaker=breaker, progress=Progress(settings.engine_stall_s))
+    concurrency = settings.engine_concurrency or settings.max_num_seqs or ENGINE_CONCURRENCY
+    return Replica(name, pool, api_key, group, concurrency, breaker=breaker, progress=Progress(settings.engine_stall_s))
 
 
 def _breaker_limits(settings: Settings) -> BreakerLimits:

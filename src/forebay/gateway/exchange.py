@@ -10,6 +10,7 @@ import msgspec
 
 from forebay.policy.affinity import Affinity
 from forebay.policy.auth import Principal
+from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
 from forebay.wire.usage import Usage
 
@@ -48,6 +49,8 @@ class Exchange(msgspec.Struct, eq=False):
     relay: "Relay | None" = None
     replica: "Replica | None" = None
     leases: list[Lease] = []
+    place: Place | None = None
+    queued_s: float = 0.0
     attempts: int = 0
     takeovers: int = 0
     first_token_at: float = 0.0

@@ -9,6 +9,7 @@ what they decided.
 import asyncio
 import os
 from collections.abc import Awaitable, Generator
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -20,6 +21,7 @@ from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
 from forebay.policy.auth import Authenticator
+from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
@@ -36,8 +38,8 @@ from forebay.refusals import (
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
-from forebay.wire.body import BodyLimits, body_for_engine, read_demand, work_tokens
-from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
+from forebay.wire.body import BodyLimits, body_for_engine, prompt_tokens, read_demand, work_tokens
+from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
 
@@ -55,6 +57,7 @@ class Pipeline:
         body_limits: BodyLimits,
         relay_limits: RelayLimits,
         cache: Caching | None = None,
+        forward_priority: bool = False,
     ) -> None:
         self.auth = auth
         self.admission = admission
@@ -66,6 +69,7 @@ class Pipeline:
         self.body_limits = body_limits
         self.relay_limits = relay_limits
         self.cache = cache
+        self.forward_priority = forward_priority
         self.running: set[Exchange] = set()
         self.draining = False
         self._ids = RequestIds(os.urandom)
@@ -118,7 +122,14 @@ class Pipeline:
                 replay(exchange, known)
                 self.finish(exchange, "answered", now)
                 return
-        exchange.hold(self.admission.acquire())
+        if exchange.route.generates:
+            place = self._acquire_place(exchange, now)
+            if place.granted is not None:
+                yield place.granted
+                exchange.queued_s = monotonic() - now
+                now += exchange.queued_s
+        else:
+            exchange.hold(self.admission.acquire_unqueued())
         self.retry_budget.asked()
         exchange.relay = Relay(exchange, self, body, only)
         exchange.relay.send(now)
@@ -136,6 +147,17 @@ class Pipeline:
             self.refuse(exchange, refusal, monotonic())
         except Exception as bug:  # noqa: BLE001
             self._failed(exchange, bug, monotonic())
+
+    def _acquire_place(self, exchange: Exchange, now: float) -> Place:
+        """A place at the model's engines, or in the line for one."""
+        principal, headers = exchange.principal, exchange.headers
+        assert principal is not None
+        told = b"x-request-timeout-ms" in headers or b"x-stainless-read-timeout" in headers
+        patience_s = patience_of(headers) if told else inf
+        place = self.admission.acquire(principal, exchange.model, prompt_tokens(len(exchange.body)), now, patience_s)
+        exchange.hold(place)
+        exchange.place = place
+        return place
 
     def _failed(self, exchange: Exchange, bug: Exception, now: float) -> None:
         self.recorder.bug(exchange, bug)
@@ -167,17 +189,25 @@ class Pipeline:
             raise RuntimeError(f"{exchange!r} ended twice")
         exchange.finished = True
         self.running.discard(exchange)
+        if exchange.place is not None:
+            _settle(exchange.place, exchange, outcome)
         for lease in reversed(exchange.leases):  # newest first
             lease.release(outcome, now)
         self.recorder.finished(exchange, outcome, now)
-        exchange.relay = exchange.waiting = None  # no cycle of references is left for the garbage collector to find
+        exchange.relay = exchange.waiting = exchange.place = (
+            None  # no cycle of references is left for the garbage collector to find
+        )
         exchange.client.exchange_over(exchange)
 
     def sweep(self, now: float) -> None:
-        """Find the answers that have stopped coming; called a few times a second."""
+        """Find the answers that have stopped coming, and who has waited for too long; called a few times a second."""
+        contended = self.admission.queued > 0
         for exchange in list(self.running):
             if exchange.relay is not None:
+                if contended and exchange.place is not None and exchange.events_out:
+                    exchange.place.served(exchange.place.input_tokens, exchange.events_out)
                 exchange.relay.check(now)
+        self.admission.sweep(now)
 
     def cut_off(self, now: float) -> None:
         """End everything that still runs, with an error that tells the caller why: the drain's time is over."""
@@ -224,6 +254,17 @@ class Pipeline:
         if replica.draining:
             raise EngineUnavailable("The engine that holds this response is leaving.", retry_after_s=5)
         return replica
+
+
+def _settle(place: Place, exchange: Exchange, outcome: Outcome) -> None:
+    """Tell a place what was served in the end: by the engine's count, else ours; nothing where an engine failed."""
+    usage = exchange.usage
+    if usage is not None:
+        place.served(usage.prompt_tokens, usage.completion_tokens)
+    elif exchange.events_out or outcome == "cancelled":
+        place.served(place.input_tokens, exchange.events_out)
+    else:
+        place.served(0, 0)
 
 
 def _is_json(content_type: bytes | None) -> bool:

@@ -144,13 +144,19 @@ class Sending(ABC):
         if continuation is not None:
             path, body = continuation.path, continuation.body
         engine_id = exchange.engine_id if exchange.attempts == 1 else f"{exchange.engine_id}-{exchange.attempts}"
-        return b"%sx-request-id: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
+        return b"%sx-request-id: %s\r\n%s%scontent-length: %d\r\n\r\n%s" % (
             replica.request_head(exchange.route.method, path),
             engine_id.encode(),
+            self._priority_line() if self._pipeline.forward_priority else b"",
             b"traceparent: %s\r\n" % exchange.traceparent if exchange.traceparent else b"",
             len(body),
             body,
         )
+
+    def _priority_line(self) -> bytes:
+        """vLLM schedules the lowest number first; ours is the highest."""
+        principal = self._exchange.principal
+        return b"x-vllm-priority: %d\r\n" % -principal.priority if principal is not None else b""
 
     def failed(self, failure: Failure) -> None:
         """The attempt came to nothing: find the way on. (See the module's text.)"""

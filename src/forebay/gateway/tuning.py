@@ -6,6 +6,7 @@ from forebay.config.settings import Settings
 from forebay.gateway.caching import CacheLimits
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.auth import Authenticator
+from forebay.policy.line import AdmissionRules
 from forebay.policy.routing import Routing
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source
@@ -19,6 +20,7 @@ class Tuning:
     auth: Authenticator
     admin: Authenticator
     routing: Routing
+    admission_rules: AdmissionRules
     body_limits: BodyLimits
     relay_limits: RelayLimits
     cache_limits: CacheLimits
@@ -33,6 +35,14 @@ class Tuning:
             auth=Authenticator(key.get_secret_value() for key in settings.api_keys),
             admin=Authenticator(key.get_secret_value() for key in settings.admin_keys),
             routing=Routing(settings.routing),
+            admission_rules=AdmissionRules(
+                most_under_way=settings.max_active_requests,
+                most_queued=settings.max_queue_size,
+                patience_s=settings.queue_timeout_s,
+                fair=settings.queue_order == "fair",
+                input_weight=settings.input_token_weight,
+                output_weight=settings.output_token_weight,
+            ),
             body_limits=BodyLimits(
                 max_n=settings.max_n,
                 max_logprobs=settings.max_logprobs,

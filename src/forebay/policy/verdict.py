@@ -1,6 +1,6 @@
-"""What a policy answers: it raises a `Refusal` for no, and returns a `Lease` for yes."""
+"""What a policy answers: it raises a `Refusal` for no, returns a `Lease` for yes, and a `Ticket` for wait."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 # How an exchange ended, as leases and telemetry need to know it.
@@ -22,3 +22,12 @@ class Lease:
         if give_back is None:
             raise RuntimeError("a lease was released twice")
         give_back(self._held, outcome, now)
+
+
+class Ticket(Lease):
+    """A lease that need not be in force yet: `granted`, where it is not None, is to be awaited, and raises the refusal
+    if nothing comes of it. It is released in any case."""
+
+    __slots__ = ("granted",)
+
+    granted: Awaitable[None] | None

@@ -103,6 +103,13 @@ class ReplicaPool:
         """The replicas that serve a model, ready or not."""
         return self._by_model.get(model, [])
 
+    def capacity(self, model: str) -> int:
+        """How many requests the engines of a model may have at once; those that leave, what they still have."""
+        serving = self.serving(model)
+        if not any(replica.ready and not replica.draining for replica in serving):
+            return 0
+        return sum(one.in_flight if one.draining else one.concurrency for one in serving if one.ready or one.draining)
+
     def context_tokens(self, model: str) -> int | None:
         """The model's context length, where an engine has told it."""
         told = [replica.models[model].get("max_model_len") for replica in self.serving(model)]

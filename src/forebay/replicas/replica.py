@@ -20,13 +20,14 @@ STALL_S = 60.0
 class Replica:
     """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object); `suspect`
     says that it stalled and has not generated since; `draining`, that it is leaving and gets no new requests; `group`
-    tells versions of a model apart; `cpu_seconds` tells the processor time that it has used, where its processes can be
-    seen."""
+    tells versions of a model apart; `concurrency` is how many requests it shall have at once; `cpu_seconds` tells the
+    processor time that it has used, where its processes can be seen."""
 
     name: str
     upstream: UpstreamPool
     api_key: str | None = field(default=None, repr=False)
     group: str = DEFAULT_GROUP
+    concurrency: int = 256
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     ready: bool = False
     why: str = "not checked yet"

@@ -99,6 +99,22 @@ CONFIG_LAST_RELOAD_SUCCESSFUL = Metric(
     "1 unless the settings could not be followed when last read again.",
 )
 ACTIVE = Metric("forebay_active_requests", "gauge", "Relayed requests under way.")
+QUEUE_DEPTH = Metric("forebay_queue_requests", "gauge", "Requests that wait for a model's engines.", ("model",))
+QUEUE_RUNNING = Metric("forebay_queue_running", "gauge", "Requests that a model's engines have now.", ("model",))
+QUEUE_LIMIT = Metric("forebay_queue_limit", "gauge", "Requests that a model's engines may have at once.", ("model",))
+QUEUE_WAIT = Metric(
+    "forebay_queue_wait_seconds",
+    "histogram",
+    "Time that those waited who had to, and were let in.",
+    ("endpoint", "model"),
+    LATENCY_S,
+)
+QUEUE_REFUSALS = Metric(
+    "forebay_queue_refusals_total",
+    "counter",
+    "Requests not let in: the queue full, the wait hopeless, the deadline passed, or way given to another tenant.",
+    ("model", "reason"),
+)
 CONNECTIONS = Metric("forebay_connections", "gauge", "Client connections open.")
 REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in rotation.", ("replica",))
 REPLICA_IN_FLIGHT = Metric(

@@ -37,6 +37,7 @@ class AccessLine(msgspec.Struct, omit_defaults=True):
     duration_ms: float
     model: str = ""
     stream: bool = False
+    queued_ms: float | None = None
     ttft_ms: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -100,6 +101,8 @@ class Recorder:
         series = self._of(exchange)
         series.with_status(status).value += 1
         series.duration.observe(now - exchange.started_at)
+        if exchange.queued_s:
+            self._metrics.histogram(metric.QUEUE_WAIT, (exchange.route.name, exchange.model)).observe(exchange.queued_s)
         stream = exchange.demand is not None and exchange.demand.stream
         if stream and exchange.first_token_at:
             series.ttft.observe(exchange.first_token_at - exchange.started_at)
@@ -167,6 +170,8 @@ def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bo
         line.prompt_tokens = usage.prompt_tokens
         line.completion_tokens = usage.completion_tokens
         line.cached_tokens = usage.cached_tokens or None
+    if exchange.queued_s:
+        line.queued_ms = round(exchange.queued_s * 1e3, 3)
     if stream and exchange.first_token_at:
         line.ttft_ms = round((exchange.first_token_at - exchange.started_at) * 1e3, 3)
     if exchange.engine_id != exchange.request_id:

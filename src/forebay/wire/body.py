@@ -146,12 +146,17 @@ def _read_seldom(fields: _Body, limits: BodyLimits, demand: Demand) -> None:
     demand.resumable = demand.stream and _is_single(fields) and _has_only_text(fields)
 
 
+def prompt_tokens(body_bytes: int) -> int:
+    """About how many tokens a prompt has; pictures make a body long that are few tokens."""
+    return body_bytes // 4 if body_bytes < 4 * _PROMPT_TOKENS_AT_MOST else _PROMPT_TOKENS_AT_MOST
+
+
 def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
     """About how much an engine has to do, for comparing replicas: prompt tokens, and those that may be generated.
 
     Both are bounded: pictures make a body long that are few tokens, and callers allow far more than comes.
     """
-    prompt = min(body_bytes // 4, _PROMPT_TOKENS_AT_MOST)
+    prompt = prompt_tokens(body_bytes)
     if not generates:
         return prompt
     most = _TOKENS_NOT_SAID if demand.max_tokens is None else min(demand.max_tokens, _TOKENS_AT_MOST)

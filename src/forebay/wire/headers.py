@@ -1,6 +1,9 @@
-"""Headers that the gateway itself reads or writes: request ids and trace context."""
+"""Headers that the gateway itself reads or writes: request ids, trace context, how long a caller waits."""
 
 from collections.abc import Callable
+from math import inf
+
+from forebay.refusals import BadRequest
 
 _ID_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 _HEX_AND_DASH = b"0123456789abcdef-"
@@ -41,3 +44,18 @@ def accepted_traceparent(value: bytes | None) -> bytes | None:
     if value[3:35] == b"0" * 32 or value[36:52] == b"0" * 16:
         return None
     return value
+
+
+def patience_of(headers: dict[bytes, bytes]) -> float:
+    """For how long a caller will wait for its turn, seconds: as `x-request-timeout-ms` says, else as OpenAI's clients
+    tell of themselves; infinity where neither does. Raises `BadRequest`."""
+    if (said := headers.get(b"x-request-timeout-ms")) is not None:
+        if not said.isdigit() or len(said) > 9 or int(said) == 0:
+            raise BadRequest(
+                "'x-request-timeout-ms' must be milliseconds, 1 to 999999999.", param="x-request-timeout-ms"
+            )
+        return int(said) / 1000
+    if (told := headers.get(b"x-stainless-read-timeout")) is not None:
+        whole = told.partition(b".")[0]
+        return int(whole) if whole.isdigit() and len(whole) < 10 and int(whole) > 0 else inf
+    return inf

@@ -3,12 +3,11 @@
 import pytest
 
 from forebay.failures import Failure
-from forebay.policy.admission import Admission
 from forebay.policy.auth import ANONYMOUS, Authenticator
 from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget, is_loss, is_stale_connection
 from forebay.policy.verdict import Lease
-from forebay.refusals import Overloaded, Unauthorized
+from forebay.refusals import Unauthorized
 
 
 def test_a_lease_is_given_back_once_with_its_outcome() -> None:
@@ -52,18 +51,6 @@ def test_anything_else_is_refused(authorization: bytes | None, api_key: bytes | 
 
 def test_without_keys_everybody_is_anonymous() -> None:
     assert Authenticator([]).authenticate(b"Bearer anything", None) is ANONYMOUS
-
-
-def test_admission_never_lets_more_in_than_its_limit() -> None:
-    admission = Admission(2)
-    first, second = admission.acquire(), admission.acquire()
-    with pytest.raises(Overloaded):
-        admission.acquire()
-    first.release("cancelled", 0.0)
-    third = admission.acquire()
-    second.release("answered", 0.0)
-    third.release("failed", 0.0)
-    assert repr(admission) == "<Admission 0/2>"
 
 
 @pytest.mark.parametrize(
