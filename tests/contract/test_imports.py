@@ -23,6 +23,7 @@ IMPURE_MODULES = {
     "concurrent",
     "fastapi",
     "httptools",
+    "redis",
     "logging",
     "multiprocessing",
     "os",

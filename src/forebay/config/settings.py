@@ -38,6 +38,8 @@ def setting(
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+LimitName = Literal["requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month"]
+Limits = dict[LimitName, Annotated[int, Field(ge=1, le=10**15)]]
 SERVE = ("serve",)
 GATEWAY = ("gateway",)
 ENGINE = ("engine",)
@@ -110,6 +112,45 @@ class Settings(BaseModel):
     max_stop: int = setting(16, "Most stop sequences in a request.", group="requests", ge=1, le=1024)
     max_active_requests: int = setting(
         2048, "Requests relayed at once; further ones are refused with 503.", group="requests", ge=1
+    )
+
+    # How much they may use
+    key_limits: Limits = setting(
+        {},
+        "What each key may use that has no limits of its own: requests_per_minute, tokens_per_minute, concurrency, "
+        "tokens_per_day, tokens_per_month; name=number, comma-separated in the environment. Callers without a key are "
+        "one key and one tenant together.",
+        group="limits",
+    )
+    tenant_limits: Limits = setting(
+        {}, "What each tenant may use, all its keys together, that has no limits of its own.", group="limits"
+    )
+    address_limits: Limits = setting(
+        {},
+        "What each client address may use, where no keys are set; an IPv6 address counts as its /64.",
+        group="limits",
+    )
+    global_limits: Limits = setting({}, "What all callers together may use.", group="limits")
+    default_max_tokens: int = setting(
+        256,
+        "Tokens reserved for an answer where the request does not say how many it may have; what is generated is what "
+        "counts in the end.",
+        group="limits",
+        ge=1,
+        le=1_000_000,
+    )
+    redis_url: SecretStr | None = setting(
+        None,
+        "Redis or Valkey in which gateways share their counts: redis://, rediss:// or unix://. Without it each counts "
+        "alone, and from its start.",
+        group="limits",
+        roles=(),
+        aliases=("REDIS_URL",),
+    )
+    redis_timeout_s: Seconds = setting(
+        0.02,
+        "Time that a request waits for the shared counts, seconds; then its gateway decides alone, on its share.",
+        group="limits",
     )
 
     # Engines elsewhere
@@ -435,6 +476,15 @@ class Settings(BaseModel):
         short = [key for key in self.api_keys if len(key.get_secret_value()) < 1]
         if short:
             raise ValueError("api_keys: a key is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_limits_that_cannot_hold(self) -> Self:
+        if self.address_limits and self.api_keys:
+            raise ValueError("address_limits: with api_keys nobody calls without a key; use key_limits")
+        url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
+        if self.redis_url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("redis_url: must begin with redis://, rediss:// or unix://")
         return self
 
     @model_validator(mode="after")

@@ -24,8 +24,9 @@ from forebay.gateway.sending import RelayLimits
 from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.policy.admission import Admission
-from forebay.policy.auth import Authenticator
+from forebay.policy.auth import UNLIMITED, Authenticator, KeyLimits
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
+from forebay.policy.limits import Defaults, Limits
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP, Routing
 from forebay.replicas.discovery.dns import DnsSource
@@ -36,6 +37,7 @@ from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.store.shared_limits import SharedLimits
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView, watch_engines
 from forebay.telemetry.logging import LogWriter
@@ -49,7 +51,11 @@ log = logging.getLogger("forebay.gateway")
 
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
-EXPOSED_HEADERS = b"x-request-id, request-id, retry-after"
+EXPOSED_HEADERS = b"x-request-id, request-id, retry-after, x-should-retry" + b"".join(
+    b", x-ratelimit-%s-%s" % (what, kind)
+    for what in (b"limit", b"remaining", b"reset")
+    for kind in (b"requests", b"tokens")
+)
 
 
 class RolloutView(Protocol):
@@ -79,8 +85,11 @@ class Gateway:
         self.engines: list[EngineView] = []
         self.rollout: RolloutView | None = None  # set by who owns engines
         self.admin = Authenticator(key.get_secret_value() for key in settings.admin_keys)
+        self.local_limits = Limits(default_limits(settings))
+        self.shared_limits = shared_limits(settings, self.local_limits)
         self.pipeline = Pipeline(
             Authenticator(key.get_secret_value() for key in settings.api_keys),
+            self.shared_limits or self.local_limits,
             Admission(settings.max_active_requests),
             self.replicas,
             Routing(settings.routing),
@@ -101,6 +110,7 @@ class Gateway:
                 max_takeovers=settings.takeover_attempts,
                 takeover_wait_s=settings.takeover_wait_s,
             ),
+            default_max_tokens=settings.default_max_tokens,
         )
         self.connections: set[Any] = set()
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
@@ -118,12 +128,17 @@ class Gateway:
     def start(self, connections: set[Any]) -> None:
         """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
+        self.local_limits.turn(*day_and_month(time.time()))
+        if self.shared_limits is not None:
+            self._spawn(self.shared_limits.run())
         self._spawn(self._keep_time())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
         self.membership.follow()
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
+        if self.shared_limits is not None:
+            await self.shared_limits.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -223,6 +238,8 @@ class Gateway:
             for replica in self.replicas:
                 replica.upstream.close_idle()
             self.membership.sweep()
+            self.local_limits.turn(*day_and_month(time.time()))
+            self.local_limits.sweep(now)
             await asyncio.sleep(SWEEP_EVERY_S)
 
     def _watch_figures(self, writer: LogWriter) -> None:
@@ -242,6 +259,11 @@ class Gateway:
             lambda: [((r.name, s.value), r.breaker.state is s) for r in self.replicas for s in BreakerState],
         )
         watch_metric(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
+        watch_metric(metric.LIMITS_ENTRIES, lambda: [((), len(self.local_limits))])
+        if (shared := self.shared_limits) is not None:
+            watch_metric(metric.LIMITS_DEGRADED, lambda: [((), shared.degraded)])
+            watch_metric(metric.LIMITS_GATEWAYS, lambda: [((), shared.gateways)])
+            watch_metric(metric.SETTLEMENTS_LOST, lambda: [((), shared.lost)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_engines(self.metrics, self.engines)
 
@@ -305,6 +327,26 @@ class GatewayServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await gateway.stop()
+
+
+def default_limits(settings: Settings) -> Defaults:
+    """What the settings allow those that have no limits of their own."""
+    keys = (settings.key_limits, settings.tenant_limits, settings.address_limits, settings.global_limits)
+    return Defaults(*(KeyLimits(**limits) if limits else UNLIMITED for limits in keys))
+
+
+def shared_limits(settings: Settings, local: Limits) -> SharedLimits | None:
+    """Limits over counts that gateways share, where the settings say so."""
+    if settings.redis_url is None:
+        return None
+    return SharedLimits(local, settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+
+
+def day_and_month(wall: float) -> tuple[int, int]:
+    """The day and the month of a wall-clock time, UTC, as 20261231 and 202612."""
+    utc = time.gmtime(wall)
+    month = utc.tm_year * 100 + utc.tm_mon
+    return month * 100 + utc.tm_mday, month
 
 
 def discovery_sources(settings: Settings) -> list[Source]:

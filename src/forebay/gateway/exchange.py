@@ -10,6 +10,7 @@ import msgspec
 
 from forebay.policy.affinity import Affinity
 from forebay.policy.auth import Principal
+from forebay.policy.limits import LimitLease
 from forebay.policy.verdict import Lease
 from forebay.wire.usage import Usage
 
@@ -46,6 +47,7 @@ class Exchange(msgspec.Struct, eq=False):
     relay: "Relay | None" = None
     replica: "Replica | None" = None
     leases: list[Lease] = []
+    limited: LimitLease | None = None  # what it took of its limits, told at the end how many tokens it needed
     attempts: int = 0
     takeovers: int = 0
     first_token_at: float = 0.0

@@ -1,0 +1,429 @@
+"""Limits whose counts gateways share, in Redis or Valkey: one call of one script (`limits.lua`) decides on a request.
+
+Every request is counted here too (`policy/limits.py`), with the whole limit: what this gateway alone has used up needs
+no asking. The rest waits for the script's word. One task asks, over one connection, for all that wait at a time; what
+requests really needed goes along. So calls arrive in order, and there is no more of them under way than one batch.
+
+Where the word does not come within `timeout_s`, the connection breaks or the server answers with an error, this gateway
+is *degraded*: its own counts decide, against an equal share of each limit (that divided by the gateways heard of last,
+at least one request). The task tries to come back, first at once, then at growing intervals; requests never do. What
+was decided meanwhile is added to the shared counts afterwards, half second by half second. A batch of corrections has a
+number and is sent again until it was answered: it counts once. Corrections that wait are merged by account and half
+second, and at most `MOST_OWED` of them kept; what exceeds that is counted as lost, and told.
+"""
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from importlib.resources import files
+from time import monotonic, time
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from forebay.policy.accounts import BUCKETS_PER_S, SPAN, UNBOUNDED, Account, Date, Kind
+from forebay.policy.auth import Principal
+from forebay.policy.limits import Binding, LimitLease, Limits, refuse, requests_lines, tokens_lines
+from forebay.policy.verdict import Outcome
+from forebay.refusals import Refusal
+from forebay.wire.headers import go_duration
+
+log = logging.getLogger("forebay.limits")
+
+SCRIPT = (files("forebay.store") / "limits.lua").read_text()
+PREFIX = "forebay:{limits}:"
+GATEWAYS, SETTLED = PREFIX + "gateways", PREFIX + "settled"
+HEARTBEAT_S = 1.0
+RENEWAL_S = 20.0
+MOST_AT_ONCE = 128
+MOST_OWED = 50_000
+MOST_SETTLED_AT_ONCE = 500
+CONNECT_S = 1.0
+LONGEST_PAUSE_S = 5.0
+STABLE_S = 10.0
+_KINDS: tuple[Kind, ...] = ("requests", "tokens", "day", "month", "concurrency")
+_AWAY = (RedisError, OSError, TimeoutError)
+
+
+class SharedLease(LimitLease):
+    """A lease whose counts are shared. `decided` is set once the script has spoken, or cannot be asked."""
+
+    __slots__ = ("at", "decided", "shared", "taken")
+
+    def __init__(self, shared: "SharedLimits", local: LimitLease) -> None:
+        assert local.owner is not None
+        super().__init__(local.owner, local.binding, local.index, local.tokens, local.lines)
+        self.shared = shared
+        self.decided: asyncio.Future[None] | None = None
+        self.taken = True  # whether the shared counts have it, or will
+        self.at = 0  # the half second, by the server's clock
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody still waits for the script's word."""
+        return self.decided is not None and not self.decided.done()
+
+    def release(self, outcome: Outcome, now: float) -> None:
+        if not self.taken:  # refused by the script: nothing of it counts anywhere
+            self.spent, outcome = 0, "failed"
+        super().release(outcome, now)
+        if self.taken and self.at:
+            self.settle(outcome)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Correct the shared counts."""
+        requests, tokens = self.owed(outcome)
+        for account in self.binding.accounts:
+            if tokens > 0:
+                self.shared.owe(account, 0, 0, tokens, self)
+            else:
+                self.shared.owe(account, self.at, requests, tokens, self)
+
+
+@dataclass(slots=True)
+class Owed:
+    """A correction to one account that waits to be sent."""
+
+    account: Account
+    at: int
+    date: Date
+    requests: int = 0
+    tokens: int = 0
+
+
+class SharedLimits:
+    """See the module's text. `run` has to be running; before it has connected, this gateway decides alone."""
+
+    def __init__(self, local: Limits, url: str, timeout_s: float) -> None:
+        self.degraded = True
+        self.gateways = 1
+        self.lost = 0
+        self._local = local
+        self._url = url
+        self._timeout_s = timeout_s
+        self._name = os.urandom(8).hex()
+        self._redis: Redis | None = None
+        self._sha = ""
+        self._waiting: list[SharedLease] = []
+        self._owed: dict[tuple[str, int, int], Owed] = {}
+        self._running: dict[str, Account] = {}  # accounts that bound what runs at once
+        self._sent: list[Any] | None = None  # the corrections that no answer has come for
+        self._number = 0
+        self._work = asyncio.Event()
+        self._ahead_s = time() - monotonic()  # the server's clock minus ours, as far as we know
+        self._told = False
+        self._renewed_at = self._heard_at = self._back_at = 0.0
+        self._pause_s = 0.0
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<SharedLimits {'degraded' if self.degraded else 'shared'} gateways={self.gateways}>"
+
+    # What the pipeline asks
+    def acquire(self, principal: Principal, address: str, tokens: int, now: float) -> LimitLease | None:
+        """As `Limits.acquire`; the lease may have to be waited for: `decided` raises the refusal, if it is one."""
+        local = self._local.acquire(principal, address, tokens, now)
+        if local is None:
+            return None
+        lease = SharedLease(self, local)
+        if self.degraded:
+            self._decided_alone(lease, now)
+        else:
+            lease.decided = asyncio.get_running_loop().create_future()
+            self._waiting.append(lease)
+            for account in lease.binding.accounts:
+                if account.most_running < UNBOUNDED:
+                    self._running[account.name] = account
+            self._work.set()
+        return lease
+
+    def owe(self, account: Account, at: int, requests: int, tokens: int, lease: LimitLease) -> None:
+        """Have a correction sent."""
+        bounded = account.most_running < UNBOUNDED
+        if bounded:
+            self._running[account.name] = account
+        if not (requests or tokens or bounded):
+            return
+        key = account.name, at, lease.date[0]
+        owed = self._owed.get(key)
+        if owed is None:
+            if len(self._owed) >= MOST_OWED:
+                self._lose(1)
+                return
+            owed = self._owed[key] = Owed(account, at, lease.date)
+        owed.requests += requests
+        owed.tokens += tokens
+        self._work.set()
+
+    # The task
+    async def run(self) -> None:
+        """Ask, for as long as the gateway runs."""
+        while True:
+            try:
+                if self._redis is None:
+                    await self._connect()
+                await self._round()
+            except _AWAY as failure:
+                if self._closing:
+                    return
+                self._degrade(failure)
+                await self._disconnect()
+                await asyncio.sleep(self._pause_s)
+                self._pause_s = min(max(self._pause_s * 2, 0.05), LONGEST_PAUSE_S)
+
+    async def close(self) -> None:
+        """Send what is still owed, if that is possible at once, and leave the others."""
+        if not self.degraded:
+            try:
+                async with asyncio.timeout(self._timeout_s * 10):
+                    while self._owed or self._sent:
+                        self._work.set()
+                        await asyncio.sleep(self._timeout_s / 10)
+            except TimeoutError:
+                self._lose(len(self._owed))
+        else:
+            self._lose(len(self._owed))
+        self._closing = True
+        await self._disconnect()
+
+    async def _connect(self) -> None:
+        self._redis = Redis.from_url(
+            self._url,
+            socket_timeout=CONNECT_S,
+            socket_connect_timeout=CONNECT_S,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=2,
+        )
+        self._sha = await self._within(self._redis.script_load(SCRIPT), CONNECT_S)
+
+    async def _disconnect(self) -> None:
+        redis, self._redis = self._redis, None
+        if redis is not None:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    await redis.aclose()
+            except _AWAY:
+                pass  # it is away: that is why
+
+    async def _round(self) -> None:
+        """Ask for those that wait, and send what is owed, in one go; when there is neither, say that we live."""
+        if not self.degraded:
+            await self._until_work()
+        now = monotonic()
+        if now - self._renewed_at > RENEWAL_S:
+            self._renew(now)
+        waiting = [lease for lease in self._waiting if lease.waits]
+        asked, self._waiting = waiting[:MOST_AT_ONCE], waiting[MOST_AT_ONCE:]
+        settle = self._to_settle(now, waiting)
+        assert self._redis is not None
+        batch = self._redis.pipeline(transaction=False)
+        if settle:
+            batch.evalsha(self._sha, *settle)
+        for lease in asked:
+            batch.evalsha(self._sha, *self._question(lease))
+        try:
+            answers = await self._within(batch.execute(raise_on_error=False), self._timeout_s)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        except _AWAY:
+            self._waiting[:0] = asked
+            raise
+        if settle:
+            self._settled(answers.pop(0), monotonic())
+        for lease, answer in zip(asked, answers, strict=True):
+            self._answered(lease, answer)
+        if self.degraded:
+            self._recover(monotonic())
+
+    async def _until_work(self) -> None:
+        if not self._waiting and not self._owed:
+            self._work.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._work.wait()
+            except TimeoutError:
+                return
+
+    async def _within(self, asking: Any, limit_s: float) -> Any:
+        """The answer, if it comes in time. (An answer that is there and was not read for want of time is in time.)"""
+        task = asyncio.ensure_future(asking)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it is looked at
+        await asyncio.wait({task}, timeout=limit_s)
+        for _ in range(5):
+            if not task.done():
+                await asyncio.sleep(0)
+        if not task.done():
+            task.cancel()
+            raise TimeoutError(f"no answer within {limit_s:g} s")
+        return task.result()
+
+    # Decisions
+    def _question(self, lease: SharedLease) -> list[Any]:
+        keys: list[Any] = [GATEWAYS, SETTLED]
+        arguments: list[Any] = ["take", "", self._name, lease.tokens, *lease.date]
+        for account in lease.binding.accounts:
+            keys += keys_of(account)
+            limits = account.limits
+            arguments += [
+                -1 if limit is None else limit
+                for limit in (
+                    limits.requests_per_minute,
+                    limits.tokens_per_minute,
+                    limits.concurrency,
+                    limits.tokens_per_day,
+                    limits.tokens_per_month,
+                )
+            ]
+        return [len(keys), *keys, *arguments]
+
+    def _answered(self, lease: SharedLease, answer: list[int]) -> None:
+        decided = lease.decided
+        assert decided is not None
+        if answer[0]:
+            lease.at = answer[1]
+            lease.lines = shared_lines(lease.binding, answer[2:], b"1m0s")
+            if decided.done():  # whoever waited has gone: it was released, and nothing was done for it
+                lease.spent = 0
+                lease.settle("cancelled")
+            else:
+                decided.set_result(None)
+            return
+        lease.taken = False
+        if not decided.done():
+            decided.set_exception(refusal_of(lease.binding, answer))
+
+    def _decided_alone(self, lease: SharedLease, now: float) -> None:
+        """It counts here; the shared counts shall have it when they are back."""
+        lease.at = int((now + self._ahead_s) * BUCKETS_PER_S)
+        for account in lease.binding.accounts:
+            self.owe(account, lease.at, 1, lease.tokens, lease)
+
+    def _fall_back(self, lease: SharedLease, now: float) -> None:
+        """The script's word on it did not come: does it fit into this gateway's share, itself being counted already?"""
+        decided = lease.decided
+        assert decided is not None
+        if decided.done():
+            return
+        for account in lease.binding.accounts:
+            if (kind := over_share(account, self._local.share)) is not None:
+                lease.taken = False
+                decided.set_exception(self._local.refusal(lease.binding, account, kind, lease.tokens, now))
+                return
+        self._decided_alone(lease, now)
+        decided.set_result(None)
+
+    # Corrections
+    def _to_settle(self, now: float, waiting: list[SharedLease]) -> list[Any] | None:
+        """The next batch of corrections, or the last one again; None where nothing is to be said just now."""
+        if self._sent is not None:
+            return self._sent
+        if not self._owed and now - self._heard_at < HEARTBEAT_S * 0.9 and not self.degraded:
+            return None
+        keys: list[Any] = [GATEWAYS, SETTLED]
+        self._number += 1
+        undecided = Counter(account.name for lease in waiting for account in lease.binding.accounts)
+        arguments: list[Any] = ["settle", "", self._name, self._number]
+        for key in list(self._owed)[:MOST_SETTLED_AT_ONCE]:
+            owed = self._owed.pop(key)
+            account = owed.account
+            keys += keys_of(account)
+            arguments += [owed.at, owed.requests, owed.tokens, *owed.date, int(account.budgeted)]
+            bounded = account.most_running < UNBOUNDED
+            arguments.append(account.running - undecided[account.name] if bounded else -1)
+        self._sent = [len(keys), *keys, *arguments]
+        return self._sent
+
+    def _settled(self, answer: list[int], now: float) -> None:
+        self._sent = None
+        self._heard_at = now
+        self._ahead_s = answer[0] / 1000 - now
+        self.gateways = max(answer[1], 1)
+
+    def _renew(self, now: float) -> None:
+        """Say again what runs, so that the server forgets it no sooner than we do."""
+        self._renewed_at = now
+        oldest = int((now + self._ahead_s) * BUCKETS_PER_S) - SPAN
+        for name, account in list(self._running.items()):
+            key = name, 0, 0
+            self._owed.setdefault(key, Owed(account, 0, (0, 0)))
+            if account.running == 0:
+                del self._running[name]
+        for key, owed in list(self._owed.items()):
+            if 0 < owed.at < oldest and not owed.account.budgeted:
+                del self._owed[key]  # it counts no more
+
+    # Coming and going
+    def _degrade(self, failure: Exception) -> None:
+        now = monotonic()
+        if not self.degraded and now - self._back_at > STABLE_S:
+            self._pause_s = 0.0
+        self.degraded = True
+        self._renewed_at = 0.0
+        self._local.share = self.gateways
+        if not self._told:
+            self._told = True
+            fields = {"gateways": self.gateways, "why": f"{type(failure).__name__}: {failure}"[:200]}
+            log.warning("shared limits are away: each gateway enforces its share alone", extra=fields)
+        waiting, self._waiting = self._waiting, []
+        for lease in waiting:
+            self._fall_back(lease, now)
+
+    def _recover(self, now: float) -> None:
+        if len(self._owed) >= MOST_SETTLED_AT_ONCE:
+            return  # first what was decided meanwhile, all but the last of it
+        self.degraded = False
+        self._local.share = 1
+        self._back_at = now
+        if self._told:
+            self._told = False
+            log.warning("shared limits are back", extra={"gateways": self.gateways})
+
+    def _lose(self, count: int) -> None:
+        if self.lost == 0 and count:
+            log.error("corrections to shared limits are given up: too many wait", extra={"most": MOST_OWED})
+        self.lost += count
+
+
+def keys_of(account: Account) -> tuple[str, str]:
+    key = PREFIX + account.name
+    return key, key + ":runs"
+
+
+def over_share(account: Account, share: int) -> Kind | None:
+    """Which limit's share is exceeded by what is counted, the request in question included."""
+    limits: tuple[tuple[Kind, int, int], ...] = (
+        ("requests", account.requests, account.most_requests),
+        ("tokens", account.tokens, account.most_tokens),
+        ("concurrency", account.running, account.most_running),
+        ("day", account.day_tokens, account.most_day),
+        ("month", account.month_tokens, account.most_month),
+    )
+    return next((kind for kind, used, most in limits if used > max(most // share, 1)), None)
+
+
+def refusal_of(binding: Binding, answer: list[int]) -> Refusal:
+    """What the script said no to."""
+    _, number, kind, wait_ms, reset_ms, *counts = answer
+    lines = shared_lines(binding, counts, go_duration(reset_ms / 1000))
+    return refuse(binding.accounts[number - 1], _KINDS[kind - 1], wait_ms / 1000, lines)
+
+
+def shared_lines(binding: Binding, counts: list[int], reset: bytes) -> bytes:
+    """As `Binding.lines`, of the shared counts: each account's requests and tokens."""
+    used = list(zip(binding.accounts, counts[::2], counts[1::2], strict=True))
+    requests = [(one.most_requests - n, one.most_requests) for one, n, _ in used if one.most_requests < UNBOUNDED]
+    tokens = [(one.most_tokens - n, one.most_tokens) for one, _, n in used if one.most_tokens < UNBOUNDED]
+    lines = b""
+    if requests:
+        left, most = min(requests)
+        lines = requests_lines(most, left, reset)
+    if tokens:
+        left, most = min(tokens)
+        lines += tokens_lines(most, left, reset)
+    return lines
