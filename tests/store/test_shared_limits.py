@@ -56,6 +56,11 @@ async def chats(running: list[Running], count: int, **fields: object) -> list[Re
     return await asyncio.gather(*(chat(running[n % len(running)].url, **fields) for n in range(count)))
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of limits."""
+    return [record.getMessage() for record in caplog.records if record.name == "forebay.limits"]
+
+
 def passed(answers: list[Response]) -> int:
     assert {answer.status for answer in answers} <= {200, 429}, [answer.status for answer in answers]
     return sum(answer.status == 200 for answer in answers)
@@ -177,6 +182,7 @@ async def test_away_each_gateway_enforces_its_share_at_once_and_says_so_once(
         assert passed(answers) == 30
         assert slowest < 0.45
         assert running[0].figures()["forebay_limits_degraded"] == 1
+        await until(lambda: len(told(caplog)) == 2)
         if how == "kill":
             own_valkey.start()
         else:
@@ -184,8 +190,7 @@ async def test_away_each_gateway_enforces_its_share_at_once_and_says_so_once(
         await until(lambda: not any(is_degraded(one) for one in running))
         lost_with_it = 10 if how == "kill" else 0  # the counts of a server that died are gone
         assert passed(await chats(running, 20)) == lost_with_it
-        told = [record.getMessage() for record in caplog.records if record.name == "forebay.limits"]
-        assert [" away" in line for line in told] == [True, True, False, False], "each gateway says both once"
+        assert [" away" in line for line in told(caplog)] == [True, True, False, False], "each gateway says both once"
 
 
 async def test_slow_counts_cost_one_time_out_and_not_one_a_request(
@@ -201,6 +206,23 @@ async def test_slow_counts_cost_one_time_out_and_not_one_a_request(
             assert time.perf_counter() - began < 1.0
             proxy.delay_s = 0.0
             await until(lambda: not is_degraded(running[0]))
+
+
+async def test_a_word_that_comes_late_ends_the_degradation_and_is_counted_once(
+    start_gateway: StartGateway, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {"requests_per_minute": 1000, "tokens_per_minute": 10_000}
+    async with FakeEngine() as engine, gateways(start_gateway, engine, valkey.url, 1, key_limits=limits) as running:
+        engine.default = Behaviour(prompt_tokens=3, tokens=2)
+        valkey.stop()
+        answers = asyncio.create_task(chats(running, 20))
+        await until(lambda: is_degraded(running[0]))
+        assert passed(await answers) == 20
+        valkey.go_on()
+        await until(lambda: not is_degraded(running[0]))
+        assert passed(await chats(running, 10)) == 10
+        await until(lambda: valkey.client.hmget(COUNTS, "r", "t") == [b"30", b"150"])
+        assert told(caplog) == []
 
 
 async def test_counts_that_answer_with_an_error_are_away(start_gateway: StartGateway, valkey: ValkeyServer) -> None:

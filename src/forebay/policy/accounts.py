@@ -23,6 +23,21 @@ UNBOUNDED = 10**15  # beyond any count, and exact in Lua's numbers too
 _WINDOW_S = (SPAN + 1) / BUCKETS_PER_S
 
 
+class Sight:
+    """What was known of an account's use at other gateways in the half second `at`.
+
+    `pending` are requests that wait for the shared counts' word, though they are counted here; `caps` bound this
+    gateway's own use while it decides alone, None before it does.
+    """
+
+    __slots__ = ("at", "caps", "pending", "pending_tokens", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.at = -UNBOUNDED
+        self.requests = self.tokens = self.pending = self.pending_tokens = 0
+        self.caps: tuple[int, int] | None = None
+
+
 class Account:
     """What one subject may use and has used. `oldest` is its first half second, `buckets` hold requests and tokens."""
 
@@ -44,6 +59,7 @@ class Account:
         "oldest",
         "requests",
         "running",
+        "sight",
         "tokens",
     )
 
@@ -54,6 +70,7 @@ class Account:
         self.requests = self.tokens = self.running = 0
         self.day = self.month = self.day_tokens = self.month_tokens = 0
         self.holders = 0  # how many bindings refer to it
+        self.sight: Sight | None = None
         self.limit_to(limits)
 
     def __repr__(self) -> str:
@@ -94,20 +111,59 @@ class Account:
         if self.month != month:
             self.month, self.month_tokens = month, 0
 
-    def exceeded(self, tokens: int, share: int = 1) -> Kind | None:
-        """Which limit one more request would exceed; `share` gateways have it among them, each at least one."""
-        if self.requests >= (self.most_requests // share or min(self.most_requests, 1)):
+    def exceeded(self, tokens: int) -> Kind | None:
+        """Which limit one more request would exceed."""
+        if self.requests >= self.most_requests:
             return "requests"
         if tokens:
-            if self.tokens + tokens > self.most_tokens // share:
+            if self.tokens + tokens > self.most_tokens:
                 return "tokens"
-            if self.day_tokens + tokens > self.most_day // share:
+            if self.day_tokens + tokens > self.most_day:
                 return "day"
-            if self.month_tokens + tokens > self.most_month // share:
+            if self.month_tokens + tokens > self.most_month:
                 return "month"
-        if self.running >= (self.most_running // share or min(self.most_running, 1)):
+        if self.running >= self.most_running:
             return "concurrency"
         return None
+
+    def exceeded_alone(self, tokens: int, share: int, index: int) -> Kind | None:
+        """The same while `share` gateways decide without each other; what still waits for a word does not count."""
+        sight = self.sight or _UNSEEN
+        pending, pending_tokens = sight.pending, sight.pending_tokens
+        most_requests, most_tokens = self._caps(share, index)
+        if self.requests - pending >= most_requests:
+            return "requests"
+        if tokens:
+            if self.tokens - pending_tokens + tokens > most_tokens:
+                return "tokens"
+            if self.day_tokens - pending_tokens + tokens > self.most_day // share:
+                return "day"
+            if self.month_tokens - pending_tokens + tokens > self.most_month // share:
+                return "month"
+        if self.running - pending >= _shared_out(self.most_running, share):
+            return "concurrency"
+        return None
+
+    def see(self, requests: int, tokens: int, index: int) -> None:
+        """The shared counts were so many just now."""
+        sight = self.sight = self.sight or Sight()
+        sight.requests = requests - (self.requests - sight.pending)
+        sight.tokens = tokens - (self.tokens - sight.pending_tokens)
+        sight.at = index
+        sight.caps = None
+
+    def _caps(self, share: int, index: int) -> tuple[int, int]:
+        """This gateway's share of the limits; and no more than its share of what was left when last seen."""
+        requests, tokens = _shared_out(self.most_requests, share), _shared_out(self.most_tokens, share)
+        sight = self.sight
+        if sight is None or index - sight.at > SPAN:
+            return requests, tokens
+        if sight.caps is None:
+            own, own_tokens = self.requests - sight.pending, self.tokens - sight.pending_tokens
+            left = max(self.most_requests - sight.requests - own, 0)
+            tokens_left = max(self.most_tokens - sight.tokens - own_tokens, 0)
+            sight.caps = own + left // share, own_tokens + tokens_left // share
+        return min(requests, sight.caps[0]), min(tokens, sight.caps[1])
 
     def take(self, index: int, tokens: int) -> None:
         """Count a request."""
@@ -174,6 +230,14 @@ class Account:
             self.day_tokens += tokens
         if self.month == date[1]:
             self.month_tokens += tokens
+
+
+_UNSEEN = Sight()
+
+
+def _shared_out(most: int, share: int) -> int:
+    """One gateway's part of a limit: at least one, where there is any."""
+    return most // share or min(most, 1)
 
 
 def _most(limit: int | None) -> int:

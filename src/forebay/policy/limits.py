@@ -164,13 +164,18 @@ class Limits:
         for account in accounts:
             if account.oldest < oldest:
                 account.slide(index)
-            if (
+            if share != 1:
+                kind = account.exceeded_alone(tokens, share, index)
+            elif (
                 account.requests >= account.most_requests
                 or account.tokens + tokens > account.most_tokens
                 or account.running >= account.most_running
                 or account.budgeted
-                or share != 1
-            ) and (kind := account.exceeded(tokens, share)) is not None:
+            ):
+                kind = account.exceeded(tokens)
+            else:
+                continue
+            if kind is not None:
                 raise self.refusal(binding, account, kind, tokens, now)
         for account in accounts:
             account.take(index, tokens)

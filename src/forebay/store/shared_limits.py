@@ -5,9 +5,10 @@ no asking. The rest waits for the script's word. One task asks, over one connect
 requests really needed goes along. So calls arrive in order, and there is no more of them under way than one batch.
 
 Where the word does not come within `timeout_s`, the connection breaks or the server answers with an error, this gateway
-is *degraded*: its own counts decide, against an equal share of each limit (that divided by the gateways heard of last,
-at least one request). The task tries to come back, first at once, then at growing intervals; requests never do. What
-was decided meanwhile is added to the shared counts afterwards, half second by half second. A batch of corrections has a
+is *degraded*: it decides alone, at once, on an equal share of each limit (that divided by the gateways heard of last,
+at least one request), and of what was left of it when last seen. A word that comes late, but within `PATIENCE` times
+that, ends it; else the counts are away. The task tries to come back, at growing intervals; requests never do. What was
+decided meanwhile is added to the shared counts afterwards, half second by half second. A batch of corrections has a
 number and is sent again until it was answered: it counts once. Corrections that wait are merged by account and half
 second, and at most `MOST_OWED` of them kept; what exceeds that is counted as lost, and told.
 """
@@ -26,7 +27,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from forebay.policy.accounts import BUCKETS_PER_S, SPAN, UNBOUNDED, Account, Date, Kind
+from forebay.policy.accounts import BUCKETS_PER_S, SPAN, UNBOUNDED, Account, Date, Kind, Sight
 from forebay.policy.auth import Principal
 from forebay.policy.limits import Binding, LimitLease, Limits, refuse, requests_lines, tokens_lines
 from forebay.policy.verdict import Outcome
@@ -44,6 +45,7 @@ MOST_AT_ONCE = 128
 MOST_OWED = 50_000
 MOST_SETTLED_AT_ONCE = 500
 CONNECT_S = 1.0
+PATIENCE = 10
 LONGEST_PAUSE_S = 5.0
 STABLE_S = 10.0
 _KINDS: tuple[Kind, ...] = ("requests", "tokens", "day", "month", "concurrency")
@@ -53,13 +55,14 @@ _AWAY = (RedisError, OSError, TimeoutError)
 class SharedLease(LimitLease):
     """A lease whose counts are shared. `decided` is set once the script has spoken, or cannot be asked."""
 
-    __slots__ = ("at", "decided", "shared", "taken")
+    __slots__ = ("at", "decided", "pending", "shared", "taken")
 
     def __init__(self, shared: "SharedLimits", local: LimitLease) -> None:
         assert local.owner is not None
         super().__init__(local.owner, local.binding, local.index, local.tokens, local.lines)
         self.shared = shared
         self.decided: asyncio.Future[None] | None = None
+        self.pending = False
         self.taken = True  # whether the shared counts have it, or will
         self.at = 0  # the half second, by the server's clock
 
@@ -68,7 +71,25 @@ class SharedLease(LimitLease):
         """Whether somebody still waits for the script's word."""
         return self.decided is not None and not self.decided.done()
 
+    def wait(self, decided: asyncio.Future[None]) -> None:
+        """Wait for the script's word; until then what was taken here is not sure."""
+        self.decided, self.pending = decided, True
+        for account in self.binding.accounts:
+            sight = account.sight = account.sight or Sight()
+            sight.pending += 1
+            sight.pending_tokens += self.tokens
+
+    def sure(self) -> None:
+        """It waits no longer, whatever became of it."""
+        if self.pending:
+            self.pending = False
+            for account in self.binding.accounts:
+                if account.sight is not None:
+                    account.sight.pending -= 1
+                    account.sight.pending_tokens -= self.tokens
+
     def release(self, outcome: Outcome, now: float) -> None:
+        self.sure()
         if not self.taken:  # refused by the script: nothing of it counts anywhere
             self.spent, outcome = 0, "failed"
         super().release(outcome, now)
@@ -134,7 +155,7 @@ class SharedLimits:
         if self.degraded:
             self._decided_alone(lease, now)
         else:
-            lease.decided = asyncio.get_running_loop().create_future()
+            lease.wait(asyncio.get_running_loop().create_future())
             self._waiting.append(lease)
             for account in lease.binding.accounts:
                 if account.most_running < UNBOUNDED:
@@ -199,7 +220,8 @@ class SharedLimits:
             retry=Retry(NoBackoff(), 0),
             max_connections=2,
         )
-        self._sha = await self._within(self._redis.script_load(SCRIPT), CONNECT_S)
+        async with asyncio.timeout(CONNECT_S):
+            self._sha = await self._redis.script_load(SCRIPT)
 
     async def _disconnect(self) -> None:
         redis, self._redis = self._redis, None
@@ -226,8 +248,16 @@ class SharedLimits:
             batch.evalsha(self._sha, *settle)
         for lease in asked:
             batch.evalsha(self._sha, *self._question(lease))
+        task = asyncio.ensure_future(batch.execute(raise_on_error=False))
+        task.add_done_callback(_look_at)
+        late = not await self._in_time(task, self._timeout_s)
+        if late:
+            self._decide_alone([*asked, *self._waiting], monotonic())
+            if not await self._in_time(task, self._timeout_s * PATIENCE):
+                task.cancel()
+                raise TimeoutError(f"no answer within {self._timeout_s:g} s")
         try:
-            answers = await self._within(batch.execute(raise_on_error=False), self._timeout_s)
+            answers = task.result()
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
@@ -237,7 +267,10 @@ class SharedLimits:
         if settle:
             self._settled(answers.pop(0), monotonic())
         for lease, answer in zip(asked, answers, strict=True):
-            self._answered(lease, answer)
+            if late:
+                self._undo(lease, answer)
+            else:
+                self._answered(lease, answer)
         if self.degraded:
             self._recover(monotonic())
 
@@ -250,18 +283,13 @@ class SharedLimits:
             except TimeoutError:
                 return
 
-    async def _within(self, asking: Any, limit_s: float) -> Any:
-        """The answer, if it comes in time. (An answer that is there and was not read for want of time is in time.)"""
-        task = asyncio.ensure_future(asking)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it is looked at
+    async def _in_time(self, task: asyncio.Future[Any], limit_s: float) -> bool:
+        """Whether the answer comes in time. (It does if it is there, and was only not read for want of time.)"""
         await asyncio.wait({task}, timeout=limit_s)
         for _ in range(5):
             if not task.done():
                 await asyncio.sleep(0)
-        if not task.done():
-            task.cancel()
-            raise TimeoutError(f"no answer within {limit_s:g} s")
-        return task.result()
+        return task.done()
 
     # Decisions
     def _question(self, lease: SharedLease) -> list[Any]:
@@ -285,7 +313,10 @@ class SharedLimits:
     def _answered(self, lease: SharedLease, answer: list[int]) -> None:
         decided = lease.decided
         assert decided is not None
+        lease.sure()
         if answer[0]:
+            for account, requests, tokens in zip(lease.binding.accounts, answer[2::2], answer[3::2], strict=True):
+                account.see(requests, tokens, lease.index)
             lease.at = answer[1]
             lease.lines = shared_lines(lease.binding, answer[2:], b"1m0s")
             if decided.done():  # whoever waited has gone: it was released, and nothing was done for it
@@ -298,6 +329,20 @@ class SharedLimits:
         if not decided.done():
             decided.set_exception(refusal_of(lease.binding, answer))
 
+    def _undo(self, lease: SharedLease, answer: list[int]) -> None:
+        """A word that came too late: this gateway has decided itself, and what it counts is owed already."""
+        if answer[0]:
+            for account in lease.binding.accounts:
+                self.owe(account, answer[1], -1, -lease.tokens, lease)
+
+    def _decide_alone(self, waiting: list[SharedLease], now: float) -> None:
+        """From now on this gateway decides; on those too that wait."""
+        self.degraded = True
+        self._local.share = self.gateways
+        self._waiting = []
+        for lease in waiting:
+            self._fall_back(lease, now)
+
     def _decided_alone(self, lease: SharedLease, now: float) -> None:
         """It counts here; the shared counts shall have it when they are back."""
         lease.at = int((now + self._ahead_s) * BUCKETS_PER_S)
@@ -305,16 +350,18 @@ class SharedLimits:
             self.owe(account, lease.at, 1, lease.tokens, lease)
 
     def _fall_back(self, lease: SharedLease, now: float) -> None:
-        """The script's word on it did not come: does it fit into this gateway's share, itself being counted already?"""
+        """Its word did not come: does it fit into this gateway's share, where it is counted already?"""
         decided = lease.decided
         assert decided is not None
         if decided.done():
             return
         for account in lease.binding.accounts:
-            if (kind := over_share(account, self._local.share)) is not None:
+            kind = account.exceeded_alone(lease.tokens, self._local.share, int(now * BUCKETS_PER_S))
+            if kind is not None:
                 lease.taken = False
                 decided.set_exception(self._local.refusal(lease.binding, account, kind, lease.tokens, now))
                 return
+        lease.sure()
         self._decided_alone(lease, now)
         decided.set_result(None)
 
@@ -363,16 +410,12 @@ class SharedLimits:
         now = monotonic()
         if not self.degraded and now - self._back_at > STABLE_S:
             self._pause_s = 0.0
-        self.degraded = True
         self._renewed_at = 0.0
-        self._local.share = self.gateways
+        self._decide_alone(self._waiting, now)
         if not self._told:
             self._told = True
             fields = {"gateways": self.gateways, "why": f"{type(failure).__name__}: {failure}"[:200]}
             log.warning("shared limits are away: each gateway enforces its share alone", extra=fields)
-        waiting, self._waiting = self._waiting, []
-        for lease in waiting:
-            self._fall_back(lease, now)
 
     def _recover(self, now: float) -> None:
         if len(self._owed) >= MOST_SETTLED_AT_ONCE:
@@ -395,16 +438,10 @@ def keys_of(account: Account) -> tuple[str, str]:
     return key, key + ":runs"
 
 
-def over_share(account: Account, share: int) -> Kind | None:
-    """Which limit's share is exceeded by what is counted, the request in question included."""
-    limits: tuple[tuple[Kind, int, int], ...] = (
-        ("requests", account.requests, account.most_requests),
-        ("tokens", account.tokens, account.most_tokens),
-        ("concurrency", account.running, account.most_running),
-        ("day", account.day_tokens, account.most_day),
-        ("month", account.month_tokens, account.most_month),
-    )
-    return next((kind for kind, used, most in limits if used > max(most // share, 1)), None)
+def _look_at(done: asyncio.Future[Any]) -> None:
+    """Have a failure looked at, though nobody waits for it any longer."""
+    if not done.cancelled():
+        done.exception()
 
 
 def refusal_of(binding: Binding, answer: list[int]) -> Refusal:
