@@ -21,7 +21,7 @@ ENGINE_READY := .venv/engine/.$(ENGINE)-ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check generate format lock bench-gateway bench-routing clean
+.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-limits clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -56,6 +56,9 @@ bench-gateway: $(DEV_READY) ## Measure the gateway beside others
 
 bench-routing: $(DEV_READY) ## Measure the choice among 1,000 replicas
 	.venv/bin/python bench/routing.py
+
+bench-limits: $(DEV_READY) ## Measure how exact limits are, with one gateway and with two
+	.venv/bin/python bench/limits.py $(ARGS)
 
 clean: ## Remove what was installed and built here; models stay in their cache
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -49,11 +49,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30)
     seconds = parser.parse_args().seconds
     print("| gateways | limit | asked | passed | against the limit | failed |\n| --- | --- | --- | --- | --- | --- |")
-    good = [asyncio.run(_measure(count, kind, seconds)) for count in (1, 2) for kind in ("requests", "tokens")]
+    good = [asyncio.run(measure(count, kind, seconds)) for count in (1, 2) for kind in ("requests", "tokens")]
     return 0 if all(good) else 1
 
 
-async def _measure(count: int, kind: str, seconds: float) -> bool:
+async def measure(count: int, kind: str, seconds: float) -> bool:
     """One row; whether it is as it should be."""
     run = Run()
     async with _gateways(count, kind) as ports:

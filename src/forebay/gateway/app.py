@@ -56,7 +56,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
             allow_origins=list(gateway.settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "x-api-key", "content-type", "x-request-id", "traceparent"],
-            expose_headers=["x-request-id", "request-id", "retry-after"],
+            expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry"],
         )
     return app
 
