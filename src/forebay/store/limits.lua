@@ -1,6 +1,6 @@
 -- The counts of policy/accounts.py, shared by gateways: the same decisions, step by step, in one call.
 --
--- KEYS: 1 gateways, by when they were last heard of; 2 what was settled last, by gateway; then for each account
+-- KEYS: 1 gateways, by when they were last heard of; 2 the number that this gateway settled last; then for each account
 --   its counts: r, t (requests and tokens in the window), o, n (oldest and newest half second), r<i>, t<i> (those of
 --   half second i), d, du, m, mu (day, month, and their tokens)
 --   and what runs, by gateway: absolute numbers, so that what was lost comes back with the next
@@ -184,9 +184,8 @@ end
 local function settle()
   redis.call('ZADD', KEYS[1], now, gateway)
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 10 * ALIVE_MS)
-  if tonumber(ARGV[4]) > tonumber(redis.call('HGET', KEYS[2], gateway) or 0) then  -- the same again is done once
-    redis.call('HSET', KEYS[2], gateway, ARGV[4])
-    redis.call('EXPIRE', KEYS[2], BUDGET_KEPT_S)
+  if tonumber(ARGV[4]) > tonumber(redis.call('GET', KEYS[2]) or 0) then  -- the same again is done once
+    redis.call('SET', KEYS[2], ARGV[4], 'EX', 86400)
     for a = 1, (#KEYS - 2) / 2 do settle_one(a) end
   end
   return {now, redis.call('ZCOUNT', KEYS[1], now - ALIVE_MS, '+inf')}

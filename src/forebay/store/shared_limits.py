@@ -27,18 +27,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from forebay.policy.accounts import BUCKETS_PER_S, SPAN, UNBOUNDED, Account, Date, Kind, Sight
+from forebay.policy.accounts import BUCKETS_PER_S, SPAN, UNBOUNDED, Account, Date
 from forebay.policy.auth import Principal
-from forebay.policy.limits import Binding, LimitLease, Limits, refuse, requests_lines, tokens_lines
-from forebay.policy.verdict import Outcome
-from forebay.refusals import Refusal
-from forebay.wire.headers import go_duration
+from forebay.policy.limits import LimitLease, Limits
+from forebay.store.shared_lease import PREFIX, SharedLease, keys_of, refusal_of, shared_lines
 
 log = logging.getLogger("forebay.limits")
 
 SCRIPT = (files("forebay.store") / "limits.lua").read_text()
-PREFIX = "forebay:{limits}:"
-GATEWAYS, SETTLED = PREFIX + "gateways", PREFIX + "settled"
+GATEWAYS, SETTLED = PREFIX + "gateways", PREFIX + "settled:"
 HEARTBEAT_S = 1.0
 RENEWAL_S = 20.0
 MOST_AT_ONCE = 128
@@ -48,62 +45,7 @@ CONNECT_S = 1.0
 PATIENCE = 10
 LONGEST_PAUSE_S = 5.0
 STABLE_S = 10.0
-_KINDS: tuple[Kind, ...] = ("requests", "tokens", "day", "month", "concurrency")
 _AWAY = (RedisError, OSError, TimeoutError)
-
-
-class SharedLease(LimitLease):
-    """A lease whose counts are shared. `decided` is set once the script has spoken, or cannot be asked."""
-
-    __slots__ = ("at", "decided", "pending", "shared", "taken")
-
-    def __init__(self, shared: "SharedLimits", local: LimitLease) -> None:
-        assert local.owner is not None
-        super().__init__(local.owner, local.binding, local.index, local.tokens, local.lines)
-        self.shared = shared
-        self.decided: asyncio.Future[None] | None = None
-        self.pending = False
-        self.taken = True  # whether the shared counts have it, or will
-        self.at = 0  # the half second, by the server's clock
-
-    @property
-    def waits(self) -> bool:
-        """Whether somebody still waits for the script's word."""
-        return self.decided is not None and not self.decided.done()
-
-    def wait(self, decided: asyncio.Future[None]) -> None:
-        """Wait for the script's word; until then what was taken here is not sure."""
-        self.decided, self.pending = decided, True
-        for account in self.binding.accounts:
-            sight = account.sight = account.sight or Sight()
-            sight.pending += 1
-            sight.pending_tokens += self.tokens
-
-    def sure(self) -> None:
-        """It waits no longer, whatever became of it."""
-        if self.pending:
-            self.pending = False
-            for account in self.binding.accounts:
-                if account.sight is not None:
-                    account.sight.pending -= 1
-                    account.sight.pending_tokens -= self.tokens
-
-    def release(self, outcome: Outcome, now: float) -> None:
-        self.sure()
-        if not self.taken:  # refused by the script: nothing of it counts anywhere
-            self.spent, outcome = 0, "failed"
-        super().release(outcome, now)
-        if self.taken and self.at:
-            self.settle(outcome)
-
-    def settle(self, outcome: Outcome) -> None:
-        """Correct the shared counts."""
-        requests, tokens = self.owed(outcome)
-        for account in self.binding.accounts:
-            if tokens > 0:
-                self.shared.owe(account, 0, 0, tokens, self)
-            else:
-                self.shared.owe(account, self.at, requests, tokens, self)
 
 
 @dataclass(slots=True)
@@ -293,7 +235,7 @@ class SharedLimits:
 
     # Decisions
     def _question(self, lease: SharedLease) -> list[Any]:
-        keys: list[Any] = [GATEWAYS, SETTLED]
+        keys: list[Any] = [GATEWAYS, SETTLED + self._name]
         arguments: list[Any] = ["take", "", self._name, lease.tokens, *lease.date]
         for account in lease.binding.accounts:
             keys += keys_of(account)
@@ -372,7 +314,7 @@ class SharedLimits:
             return self._sent
         if not self._owed and now - self._heard_at < HEARTBEAT_S * 0.9 and not self.degraded:
             return None
-        keys: list[Any] = [GATEWAYS, SETTLED]
+        keys: list[Any] = [GATEWAYS, SETTLED + self._name]
         self._number += 1
         undecided = Counter(account.name for lease in waiting for account in lease.binding.accounts)
         arguments: list[Any] = ["settle", "", self._name, self._number]
@@ -408,12 +350,12 @@ class SharedLimits:
     # Coming and going
     def _degrade(self, failure: Exception) -> None:
         now = monotonic()
-        if not self.degraded and now - self._back_at > STABLE_S:
-            self._pause_s = 0.0
         self._renewed_at = 0.0
         self._decide_alone(self._waiting, now)
         if not self._told:
             self._told = True
+            if now - self._back_at > STABLE_S:
+                self._pause_s = 0.0
             fields = {"gateways": self.gateways, "why": f"{type(failure).__name__}: {failure}"[:200]}
             log.warning("shared limits are away: each gateway enforces its share alone", extra=fields)
 
@@ -433,34 +375,7 @@ class SharedLimits:
         self.lost += count
 
 
-def keys_of(account: Account) -> tuple[str, str]:
-    key = PREFIX + account.name
-    return key, key + ":runs"
-
-
 def _look_at(done: asyncio.Future[Any]) -> None:
     """Have a failure looked at, though nobody waits for it any longer."""
     if not done.cancelled():
         done.exception()
-
-
-def refusal_of(binding: Binding, answer: list[int]) -> Refusal:
-    """What the script said no to."""
-    _, number, kind, wait_ms, reset_ms, *counts = answer
-    lines = shared_lines(binding, counts, go_duration(reset_ms / 1000))
-    return refuse(binding.accounts[number - 1], _KINDS[kind - 1], wait_ms / 1000, lines)
-
-
-def shared_lines(binding: Binding, counts: list[int], reset: bytes) -> bytes:
-    """As `Binding.lines`, of the shared counts: each account's requests and tokens."""
-    used = list(zip(binding.accounts, counts[::2], counts[1::2], strict=True))
-    requests = [(one.most_requests - n, one.most_requests) for one, n, _ in used if one.most_requests < UNBOUNDED]
-    tokens = [(one.most_tokens - n, one.most_tokens) for one, _, n in used if one.most_tokens < UNBOUNDED]
-    lines = b""
-    if requests:
-        left, most = min(requests)
-        lines = requests_lines(most, left, reset)
-    if tokens:
-        left, most = min(tokens)
-        lines += tokens_lines(most, left, reset)
-    return lines
