@@ -21,7 +21,7 @@ ENGINE_READY := .venv/engine/.$(ENGINE)-ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-fairness bench-overload clean
+.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -62,6 +62,9 @@ bench-fairness: $(DEV_READY) ## Measure what fair queueing does for a quiet tena
 
 bench-overload: $(DEV_READY) ## Measure three times the load that the engine can take
 	.venv/bin/python -m bench.overload $(ARGS)
+
+bench-limits: $(DEV_READY) ## Measure how exact limits are, with one gateway and with two
+	.venv/bin/python bench/limits.py $(ARGS)
 
 clean: ## Remove what was installed and built here; models stay in their cache
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,9 @@
     ├── MethodNotAllowed 405    the path exists, the method does not
     ├── RequestTimeout 408      the request did not arrive in time
     ├── BodyTooLarge 413        ├── URLTooLong 414   ├── UnsupportedMediaType 415   └── HeadersTooLarge 431
+    ├── RateLimited 429         more than this caller may
+    │   ├── TokensLimited           the same, of tokens
+    │   └── InsufficientQuota       the day's or the month's tokens are used up
     ├── InternalError 500       our bug
     ├── BadGateway 502          the engine answered with something that is no answer
     ├── Unavailable 503         not now
@@ -168,6 +171,25 @@ class HeadersTooLarge(Refusal):
 
     status, type, code = 431, "invalid_request_error", "headers_too_large"
     close = True
+
+
+class RateLimited(Refusal):
+    """More requests in a minute, or at once, than this caller may make; try again after `retry-after` seconds."""
+
+    status, type, code = 429, "requests", "rate_limit_exceeded"
+
+
+class TokensLimited(RateLimited):
+    """More tokens in a minute than this caller may use; try again after `retry-after` seconds."""
+
+    type = "tokens"
+
+
+class InsufficientQuota(RateLimited):
+    """The tokens of this day or month (UTC) are used up; a retry does not help before the next one."""
+
+    type, code = "insufficient_quota", "insufficient_quota"
+    should_retry = False
 
 
 class InternalError(Refusal):

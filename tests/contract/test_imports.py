@@ -24,6 +24,7 @@ IMPURE_MODULES = {
     "concurrent",
     "fastapi",
     "httptools",
+    "redis",
     "logging",
     "multiprocessing",
     "os",

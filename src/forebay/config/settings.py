@@ -40,6 +40,8 @@ def setting(
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+LimitName = Literal["requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month"]
+Limits = dict[LimitName, Annotated[int, Field(ge=1, le=10**15)]]
 SERVE = ("serve",)
 GATEWAY = ("gateway",)
 ENGINE = ("engine",)
@@ -227,15 +229,44 @@ class Settings(BaseModel):
     # What gateways share
     redis_url: SecretStr | None = setting(
         None,
-        "Redis or Valkey for what several gateways share: redis://host:port/0, rediss:// or unix://.",
+        "Redis or Valkey for what several gateways share, counts for limits and cached answers: redis://host:port/0, "
+        "rediss:// or unix://. Without it each counts alone, and from its start.",
         group="shared",
         roles=(),
         aliases=("REDIS_URL",),
     )
     redis_timeout_s: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = setting(
-        0.05, "Time that Redis has for an answer before the gateway does without, seconds.", group="shared"
+        0.02, "Time that Redis has for an answer before the gateway does without, seconds.", group="shared"
     )
 
+    # How much they may use
+    key_limits: Limits = setting(
+        {},
+        "What each key may use that has no limits of its own: requests_per_minute, tokens_per_minute, concurrency, "
+        "tokens_per_day, tokens_per_month; name=number, comma-separated in the environment. Callers without a key are "
+        "one key and one tenant together.",
+        group="limits",
+        hot=True,
+    )
+    tenant_limits: Limits = setting(
+        {}, "What each tenant may use, all its keys together, that has no limits of its own.", group="limits", hot=True
+    )
+    address_limits: Limits = setting(
+        {},
+        "What each client address may use, where no keys are set; an IPv6 address counts as its /64.",
+        group="limits",
+        hot=True,
+    )
+    global_limits: Limits = setting({}, "What all callers together may use.", group="limits", hot=True)
+    default_max_tokens: int = setting(
+        256,
+        "Tokens reserved for an answer where the request does not say how many it may have; what is generated is what "
+        "counts in the end.",
+        group="limits",
+        ge=1,
+        le=1_000_000,
+        hot=True,
+    )
     # Engines elsewhere
     upstream: tuple[str, ...] = setting(
         (),
@@ -586,6 +617,12 @@ class Settings(BaseModel):
         short = [key for key in self.api_keys if len(key.get_secret_value()) < 1]
         if short:
             raise ValueError("api_keys: a key is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_limits_that_cannot_hold(self) -> Self:
+        if self.address_limits and self.api_keys:
+            raise ValueError("address_limits: with api_keys nobody calls without a key; use key_limits")
         return self
 
     @model_validator(mode="after")

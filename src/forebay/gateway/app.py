@@ -63,7 +63,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
                 "traceparent",
                 "x-forebay-cache",
             ],
-            expose_headers=["x-request-id", "request-id", "retry-after", "x-forebay-cache"],
+            expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry", "x-forebay-cache"],
         )
     return app
 

@@ -27,7 +27,9 @@ from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.gateway.tuning import Tuning
 from forebay.policy.admission import Admission
+from forebay.policy.auth import UNLIMITED, KeyLimits
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
+from forebay.policy.limits import Defaults, Limits
 from forebay.policy.line import AdmissionRules
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP
@@ -37,6 +39,7 @@ from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.store.cache_redis import SharedEntries
+from forebay.store.shared_limits import SharedLimits
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView, watch_engines
 from forebay.telemetry.logging import LogWriter
@@ -50,7 +53,11 @@ log = logging.getLogger("forebay.gateway")
 SWEEP_EVERY_S = 0.25
 FLUSH_S = 1.0
 ENGINE_CONCURRENCY = 256  # vLLM's own default on most machines
-EXPOSED_HEADERS = b"x-request-id, request-id, retry-after, x-forebay-cache"
+EXPOSED_HEADERS = b"x-request-id, request-id, retry-after, x-should-retry, x-forebay-cache" + b"".join(
+    b", x-ratelimit-%s-%s" % (what, kind)
+    for what in (b"limit", b"remaining", b"reset")
+    for kind in (b"requests", b"tokens")
+)
 
 
 class RolloutView(Protocol):
@@ -83,8 +90,11 @@ class Gateway:
         tuning = Tuning.of(settings)
         self.admin = tuning.admin
         self.caching = Caching(tuning.cache_limits, _shared_entries(settings))
+        self.local_limits = Limits(default_limits(settings))
+        self.shared_limits = shared_limits(settings, self.local_limits)
         self.pipeline = Pipeline(
             tuning.auth,
+            self.shared_limits or self.local_limits,
             make_admission(tuning.admission_rules, self.replicas),
             self.replicas,
             tuning.routing,
@@ -93,6 +103,7 @@ class Gateway:
             relay_limits=tuning.relay_limits,
             cache=self.caching if settings.cache_max_bytes else None,
             forward_priority=settings.forward_priority,
+            default_max_tokens=settings.default_max_tokens,
         )
         self.connections: set[Any] = set()
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
@@ -111,6 +122,9 @@ class Gateway:
     def start(self, connections: set[Any]) -> None:
         """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
+        self.local_limits.turn(*day_and_month(time.time()))
+        if self.shared_limits is not None:
+            self._spawn(self.shared_limits.run())
         self._spawn(self._keep_time())
         if self.reloading is not None:
             self._spawn(self.reloading.watch())
@@ -119,6 +133,8 @@ class Gateway:
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
+        if self.shared_limits is not None:
+            await self.shared_limits.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,6 +159,8 @@ class Gateway:
             replica.breaker.limits = _breaker_limits(settings)
         self.replicas.rename(settings.model_aliases, settings.group_weights)
         self.caching.change(tuning.cache_limits)
+        self.local_limits.change(default_limits(settings))
+        self.pipeline.default_max_tokens = settings.default_max_tokens
         pipeline = self.pipeline
         pipeline.auth, pipeline.routing = tuning.auth, tuning.routing
         pipeline.admission.change(tuning.admission_rules)
@@ -251,6 +269,8 @@ class Gateway:
             for replica in self.replicas:
                 replica.upstream.close_idle()
             self.membership.sweep()
+            self.local_limits.turn(*day_and_month(time.time()))
+            self.local_limits.sweep(now)
             await asyncio.sleep(SWEEP_EVERY_S)
 
     def _watch_figures(self, writer: LogWriter) -> None:
@@ -288,6 +308,11 @@ class Gateway:
             lambda: [((), self.reloading is None or not self.reloading.why)],
         )
         watch_metric(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
+        watch_metric(metric.LIMITS_ENTRIES, lambda: [((), len(self.local_limits))])
+        if (counts := self.shared_limits) is not None:
+            watch_metric(metric.LIMITS_DEGRADED, lambda: [((), counts.degraded)])
+            watch_metric(metric.LIMITS_GATEWAYS, lambda: [((), counts.gateways)])
+            watch_metric(metric.SETTLEMENTS_LOST, lambda: [((), counts.lost)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_engines(self.metrics, self.engines)
 
@@ -371,6 +396,26 @@ def make_admission(rules: AdmissionRules, replicas: ReplicaPool) -> Admission:
         promise=lambda: asyncio.get_running_loop().create_future(),
         random=random.random,
     )
+
+
+def default_limits(settings: Settings) -> Defaults:
+    """What the settings allow those that have no limits of their own."""
+    keys = (settings.key_limits, settings.tenant_limits, settings.address_limits, settings.global_limits)
+    return Defaults(*(KeyLimits(**limits) if limits else UNLIMITED for limits in keys))
+
+
+def shared_limits(settings: Settings, local: Limits) -> SharedLimits | None:
+    """Limits over counts that gateways share, where the settings say so."""
+    if settings.redis_url is None:
+        return None
+    return SharedLimits(local, settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+
+
+def day_and_month(wall: float) -> tuple[int, int]:
+    """The day and the month of a wall-clock time, UTC, as 20261231 and 202612."""
+    utc = time.gmtime(wall)
+    month = utc.tm_year * 100 + utc.tm_mon
+    return month * 100 + utc.tm_mday, month
 
 
 def make_replica(

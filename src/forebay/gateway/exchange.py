@@ -10,6 +10,7 @@ import msgspec
 
 from forebay.policy.affinity import Affinity
 from forebay.policy.auth import Principal
+from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
 from forebay.wire.usage import Usage
@@ -51,6 +52,7 @@ class Exchange(msgspec.Struct, eq=False):
     leases: list[Lease] = []
     place: Place | None = None
     queued_s: float = 0.0
+    limited: LimitLease | None = None  # what it took of its limits, told at the end how many tokens it needed
     attempts: int = 0
     takeovers: int = 0
     first_token_at: float = 0.0

@@ -11,7 +11,7 @@ import os
 from collections.abc import Awaitable, Generator
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from forebay.gateway.caching import ASK_HEADER, Caching, replay
 from forebay.gateway.errors import error_body, error_headers
@@ -20,7 +20,8 @@ from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
-from forebay.policy.auth import Authenticator
+from forebay.policy.auth import ANONYMOUS, Authenticator, Principal
+from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget
@@ -38,9 +39,15 @@ from forebay.refusals import (
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
-from forebay.wire.body import BodyLimits, body_for_engine, prompt_tokens, read_demand, work_tokens
+from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
+
+
+class LimitsView(Protocol):
+    """Limits, of this gateway alone or shared with others."""
+
+    def acquire(self, principal: Principal, address: str, tokens: int, now: float) -> LimitLease | None: ...
 
 
 class Pipeline:
@@ -49,6 +56,7 @@ class Pipeline:
     def __init__(
         self,
         auth: Authenticator,
+        limits: LimitsView,
         admission: Admission,
         replicas: ReplicaPool,
         routing: Routing,
@@ -58,8 +66,10 @@ class Pipeline:
         relay_limits: RelayLimits,
         cache: Caching | None = None,
         forward_priority: bool = False,
+        default_max_tokens: int,
     ) -> None:
         self.auth = auth
+        self.limits = limits
         self.admission = admission
         self.replicas = replicas
         self.recorder = recorder
@@ -70,6 +80,7 @@ class Pipeline:
         self.relay_limits = relay_limits
         self.cache = cache
         self.forward_priority = forward_priority
+        self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
         self.draining = False
         self._ids = RequestIds(os.urandom)
@@ -114,6 +125,16 @@ class Pipeline:
             body, only = self._stored_response(exchange, exchange.route.response_id)
         else:
             body, only = self._read_body(exchange)
+        lease = self.limits.acquire(
+            exchange.principal or ANONYMOUS, exchange.client.address, self._tokens_at_most(exchange), now
+        )
+        if lease is not None:
+            exchange.limited = lease
+            exchange.hold(lease)
+            if lease.decided is not None:
+                yield lease.decided
+                now = monotonic()
+            exchange.lines = lease.lines
         cache = self.cache
         if cache is not None and (cache.limits.models or ASK_HEADER in exchange.headers):
             known = yield from cache.steps(exchange, now)
@@ -191,6 +212,8 @@ class Pipeline:
         self.running.discard(exchange)
         if exchange.place is not None:
             _settle(exchange.place, exchange, outcome)
+        if exchange.limited is not None:
+            exchange.limited.spent = _tokens_spent(exchange, outcome)
         for lease in reversed(exchange.leases):  # newest first
             lease.release(outcome, now)
         self.recorder.finished(exchange, outcome, now)
@@ -242,6 +265,15 @@ class Pipeline:
         ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
         return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids), only
 
+    def _tokens_at_most(self, exchange: Exchange) -> int:
+        """About how many tokens limits have to reserve; 0 for what no engine's core works on."""
+        route, demand = exchange.route, exchange.demand
+        if demand is None or not route.generates:
+            return 0
+        if not route.stream_ends:
+            return prompt_tokens(len(exchange.body))
+        return most_tokens(demand, len(exchange.body), self.default_max_tokens)
+
     def _stored_response(self, exchange: Exchange, response_id: str) -> tuple[bytes, Replica | None]:
         return b"", self._holder(exchange, response_id)
 
@@ -265,6 +297,19 @@ def _settle(place: Place, exchange: Exchange, outcome: Outcome) -> None:
         place.served(place.input_tokens, exchange.events_out)
     else:
         place.served(0, 0)
+
+
+def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
+    """The tokens that a request needed: as the engine counted them or, where it ended early, what was delivered and
+    the prompt, about. None where it was answered and nobody counted."""
+    if (usage := exchange.usage) is not None:
+        delivered = 0 if outcome == "answered" else exchange.events_out
+        return usage.prompt_tokens + max(usage.completion_tokens, delivered)
+    if outcome == "answered" and not exchange.events_out:
+        return None
+    if exchange.events_out or (outcome == "cancelled" and exchange.attempts):
+        return exchange.events_out + (prompt_tokens(len(exchange.body)) if exchange.route.generates else 0)
+    return 0
 
 
 def _is_json(content_type: bytes | None) -> bool:

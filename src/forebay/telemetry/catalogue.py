@@ -166,6 +166,20 @@ WARMUP_CACHE_WARM = Metric(
     "1 if the engine's latest start found a compile cache that an earlier one had completed.",
     ("engine",),
 )
+LIMITS_DEGRADED = Metric(
+    "forebay_limits_degraded",
+    "gauge",
+    "1 while the shared counts cannot be used, so that this gateway enforces its share of the limits alone.",
+)
+LIMITS_GATEWAYS = Metric("forebay_limits_gateways", "gauge", "Gateways that share the limits, as seen last.")
+LIMITS_ENTRIES = Metric(
+    "forebay_limits_accounts", "gauge", "Keys, tenants and addresses whose use is counted in this gateway's memory."
+)
+SETTLEMENTS_LOST = Metric(
+    "forebay_limits_settlements_lost_total",
+    "counter",
+    "Corrections to the shared counts given up, because too many waited while the counts were away.",
+)
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )

@@ -163,6 +163,12 @@ def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> i
     return prompt + most * demand.n
 
 
+def most_tokens(demand: Demand, body_bytes: int, default_max_tokens: int) -> int:
+    """About how many tokens, prompt and answers, a generating request may come to; limits reserve as many."""
+    most = default_max_tokens if demand.max_tokens is None else demand.max_tokens
+    return body_bytes // 4 + most * demand.n
+
+
 def body_for_engine(
     body: bytes, demand: Demand, engine_model: str | None, *, ask_usage: bool, ask_ids: bool = False
 ) -> bytes:

@@ -1,5 +1,6 @@
-"""Headers that the gateway itself reads or writes: request ids, trace context, how long a caller waits."""
+"""Headers that the gateway itself reads or writes: request ids, trace context, patience, and times as OpenAI has them."""
 
+import math
 from collections.abc import Callable
 from math import inf
 
@@ -59,3 +60,17 @@ def patience_of(headers: dict[bytes, bytes]) -> float:
         whole = told.partition(b".")[0]
         return int(whole) if whole.isdigit() and len(whole) < 10 and int(whole) > 0 else inf
     return inf
+
+
+def go_duration(seconds: float) -> bytes:
+    """A time as Go writes it, rounded up to a millisecond: `12ms`, `1s`, `1.5s`, `6m0s`."""
+    ms = max(math.ceil(seconds * 1000 - 1e-6), 0)
+    if 0 < ms < 1000:
+        return b"%dms" % ms
+    minutes, rest = divmod(ms, 60_000)
+    whole, fraction = divmod(rest, 1000)
+    told = b"%ds" % whole if fraction == 0 else (b"%d.%03d" % (whole, fraction)).rstrip(b"0") + b"s"
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%s" % (hours, minutes, told)
+    return b"%dm%s" % (minutes, told) if minutes else told

@@ -1,0 +1,97 @@
+"""One request's share in counts that gateways share: taken here, sure once the script has spoken, settled in both."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from forebay.policy.accounts import UNBOUNDED, Account, Kind, Sight
+from forebay.policy.limits import Binding, LimitLease, refuse, requests_lines, tokens_lines
+from forebay.policy.verdict import Outcome
+from forebay.refusals import Refusal
+from forebay.wire.headers import go_duration
+
+if TYPE_CHECKING:
+    from forebay.store.shared_limits import SharedLimits
+
+PREFIX = "forebay:{limits}:"  # one hash slot, so that one script may touch all of them
+_KINDS: tuple[Kind, ...] = ("requests", "tokens", "day", "month", "concurrency")
+
+
+class SharedLease(LimitLease):
+    """A lease whose counts are shared. `decided` is set once the script has spoken, or cannot be asked."""
+
+    __slots__ = ("at", "decided", "pending", "shared", "taken")
+
+    def __init__(self, shared: "SharedLimits", local: LimitLease) -> None:
+        assert local.owner is not None
+        super().__init__(local.owner, local.binding, local.index, local.tokens, local.lines)
+        self.shared = shared
+        self.decided: asyncio.Future[None] | None = None
+        self.pending = False
+        self.taken = True  # whether the shared counts have it, or will
+        self.at = 0  # the half second, by the server's clock
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody still waits for the script's word."""
+        return self.decided is not None and not self.decided.done()
+
+    def wait(self, decided: asyncio.Future[None]) -> None:
+        """Wait for the script's word; until then what was taken here is not sure."""
+        self.decided, self.pending = decided, True
+        for account in self.binding.accounts:
+            sight = account.sight = account.sight or Sight()
+            sight.pending += 1
+            sight.pending_tokens += self.tokens
+
+    def sure(self) -> None:
+        """It waits no longer, whatever became of it."""
+        if self.pending:
+            self.pending = False
+            for account in self.binding.accounts:
+                if account.sight is not None:
+                    account.sight.pending -= 1
+                    account.sight.pending_tokens -= self.tokens
+
+    def release(self, outcome: Outcome, now: float) -> None:
+        self.sure()
+        if not self.taken:  # refused by the script: nothing of it counts anywhere
+            self.spent, outcome = 0, "failed"
+        super().release(outcome, now)
+        if self.taken and self.at:
+            self.settle(outcome)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Correct the shared counts."""
+        requests, tokens = self.owed(outcome)
+        for account in self.binding.accounts:
+            if tokens > 0:
+                self.shared.owe(account, 0, 0, tokens, self)
+            else:
+                self.shared.owe(account, self.at, requests, tokens, self)
+
+
+def keys_of(account: Account) -> tuple[str, str]:
+    key = PREFIX + account.name
+    return key, key + ":runs"
+
+
+def refusal_of(binding: Binding, answer: list[int]) -> Refusal:
+    """What the script said no to."""
+    _, number, kind, wait_ms, reset_ms, *counts = answer
+    lines = shared_lines(binding, counts, go_duration(reset_ms / 1000))
+    return refuse(binding.accounts[number - 1], _KINDS[kind - 1], wait_ms / 1000, lines)
+
+
+def shared_lines(binding: Binding, counts: list[int], reset: bytes) -> bytes:
+    """As `Binding.lines`, of the shared counts: each account's requests and tokens."""
+    used = list(zip(binding.accounts, counts[::2], counts[1::2], strict=True))
+    requests = [(one.most_requests - n, one.most_requests) for one, n, _ in used if one.most_requests < UNBOUNDED]
+    tokens = [(one.most_tokens - n, one.most_tokens) for one, _, n in used if one.most_tokens < UNBOUNDED]
+    lines = b""
+    if requests:
+        left, most = min(requests)
+        lines = requests_lines(most, left, reset)
+    if tokens:
+        left, most = min(tokens)
+        lines += tokens_lines(most, left, reset)
+    return lines

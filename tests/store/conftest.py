@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.gateway.conftest import pytest_asyncio_loop_factories, start_gateway
+from tests.servers import ValkeyServer
+
+__all__ = ["pytest_asyncio_loop_factories", "start_gateway", "valkey", "valkey_server"]
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    server = ValkeyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def valkey(valkey_server: ValkeyServer) -> ValkeyServer:
+    """A Valkey server with nothing in it."""
+    valkey_server.client.flushall()
+    return valkey_server
