@@ -10,6 +10,7 @@ from forebay.config.settings import Settings
 from forebay.fleet import Fleet, Slot
 from forebay.gateway.build import Gateway, GatewayServer
 from forebay.rollout import Rollout
+from forebay.store.database import Database
 from forebay.telemetry.logging import LogWriter
 
 
@@ -21,13 +22,14 @@ async def serve_engines(
     writer: LogWriter,
     sock: socket.socket,
     on_ready: Callable[[], None],
+    database: Database | None = None,
 ) -> None:
     """Start an engine in each slot and serve over them until a signal; then drain, and end them.
 
     SIGHUP begins a rollout to the slots that `read_slots` then tells. Sockets are made in `directory`; `on_ready` is
     called each time an engine has joined.
     """
-    gateway = Gateway(settings, writer)
+    gateway = Gateway(settings, writer, database=database)
     server = GatewayServer(gateway)
     fleet = Fleet(gateway, directory, on_ready, server.stop)
     gateway.on_stall = fleet.stalled

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from time import monotonic
@@ -24,7 +25,7 @@ from forebay.gateway.sending import RelayLimits
 from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.policy.admission import Admission
-from forebay.policy.auth import Authenticator
+from forebay.policy.auth import ANONYMOUS, Authenticator, KeyLimits, fixed_keys
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP, Routing
@@ -36,6 +37,9 @@ from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.store.database import Database
+from forebay.store.directory import KeyDirectory
+from forebay.store.tokens import Tokens
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView, watch_engines
 from forebay.telemetry.logging import LogWriter
@@ -68,6 +72,7 @@ class Gateway:
         writer: LogWriter,
         replicas: Iterable[Replica] = (),
         sources: Sequence[Source] = (),
+        database: Database | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -78,9 +83,12 @@ class Gateway:
         )
         self.engines: list[EngineView] = []
         self.rollout: RolloutView | None = None  # set by who owns engines
-        self.admin = Authenticator(key.get_secret_value() for key in settings.admin_keys)
+        self.database = database
+        default = KeyLimits(requests_per_minute=settings.default_rate)
+        self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
+        self.tokens = Tokens(settings, default) if settings.uses_tokens else None
         self.pipeline = Pipeline(
-            Authenticator(key.get_secret_value() for key in settings.api_keys),
+            make_authenticator(settings, default, self.keys, self.tokens),
             Admission(settings.max_active_requests),
             self.replicas,
             Routing(settings.routing),
@@ -121,6 +129,11 @@ class Gateway:
         self._spawn(self._keep_time())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
         self.membership.follow()
+        if self.keys is not None:
+            self.keys.begin()
+            self._spawn(self.keys.follow())
+        if self.tokens is not None:
+            self._spawn(self.tokens.follow())
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
@@ -129,6 +142,12 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for replica in self.replicas:
             replica.upstream.close()
+        if self.keys is not None:
+            await self.keys.close()
+        if self.tokens is not None:
+            self.tokens.close()
+        if self.database is not None:
+            self.database.close()
 
     async def drained(self) -> None:
         """Return when no request is under way and no client connection is open."""
@@ -244,6 +263,15 @@ class Gateway:
         watch_metric(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_engines(self.metrics, self.engines)
+        if (keys := self.keys) is not None:
+            watch_metric(metric.KEYS_DATABASE_UP, lambda: [((), not keys.away)])
+            watch_metric(metric.KEYS_KNOWN, lambda: [((), len(keys.known))])
+            watch_metric(
+                metric.KEY_LOOKUPS,
+                lambda: [(("found",), keys.found), (("unknown",), keys.unknown), (("failed",), keys.failed)],
+            )
+        if self.tokens is not None and (key_set := self.tokens.key_set) is not None:
+            watch_metric(metric.KEY_SET_FAILURES, lambda: [((), key_set.failures)])
 
 
 class GatewayServer(uvicorn.Server):
@@ -320,6 +348,20 @@ def discovery_sources(settings: Settings) -> list[Source]:
         else:
             static.append(url)
     return [*([StaticSource(static, settings.upstream_ca_file)] if static else []), *sources]
+
+
+def make_authenticator(
+    settings: Settings, default: KeyLimits, keys: KeyDirectory | None, tokens: Tokens | None
+) -> Authenticator:
+    """Who may call, as the settings say; everybody where they ask for no key."""
+    fixed = fixed_keys(
+        [key.get_secret_value() for key in settings.api_keys],
+        [key.get_secret_value() for key in settings.admin_keys],
+        settings.key_rates,
+        default,
+    )
+    anonymous = None if settings.asks_for_keys else replace(ANONYMOUS, limits=default)
+    return Authenticator(fixed, anonymous=anonymous, keys=keys, tokens=tokens)
 
 
 def make_replica(
