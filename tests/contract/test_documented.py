@@ -53,7 +53,7 @@ def test_every_endpoint_is_in_the_reference() -> None:
     text = reference("endpoints")
     gateway = Gateway(Settings(), LogWriter(2, text=False), ())
     own = {*make_app(gateway).openapi()["paths"], *make_agent_app(gateway).openapi()["paths"]}
-    assert len(own) == 6
+    assert len(own) == 13
     for path in own | {route.path.decode() for route in ROUTES}:
         assert f"`{path.replace(':path', '')}`" in text
 
@@ -97,10 +97,14 @@ def typed(program: str, pages: tuple[Path, ...]) -> list[tuple[str, list[str]]]:
 
 def wrong_with(words: list[str]) -> str | None:
     """What the parser of `forebay` has against a command line."""
-    name, known = f"forebay {words[0]}", commands()
-    command, arguments = (known[name], words[1:]) if name in known else (known["forebay"], words)
+    known = commands()
+    length = next((count for count in (2, 1) if " ".join(["forebay", *words[:count]]) in known), 0)
+    name, arguments = " ".join(["forebay", *words[:length]]), words[length:]
+    if words and not length and any(other.startswith(f"forebay {words[0]} ") for other in known) and len(words) == 1:
+        return None  # a group of commands
+    command = known[name]
     if command is known["forebay"] and not words[0].startswith("-"):
-        return f"no command {words[0]}"
+        return f"no command {' '.join(words[:2])}"
     try:
         command.make_context(name, list(arguments))
     except Exit:  # --help and --version

@@ -1,5 +1,6 @@
 """`docs/reference/cli.md`: the commands, what each takes of its own, and which settings are its options."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -19,7 +20,16 @@ off is switched off with `--no-` before its name.
 def commands() -> dict[str, Any]:
     """Every command by its name, and `forebay` itself, as the command line's parser has them."""
     group: Any = typer.main.get_command(app)
-    return {"forebay": group, **{f"forebay {name}": command for name, command in group.commands.items()}}
+    return {"forebay": group, **dict(_below("forebay", group))}
+
+
+def _below(name: str, group: Any) -> Iterator[tuple[str, Any]]:
+    """The commands of a group, and of groups in it."""
+    for word, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _below(f"{name} {word}", command)
+        else:
+            yield f"{name} {word}", command
 
 
 def render() -> str:
