@@ -7,6 +7,7 @@
     │   ├── ContextTooLong          prompt and answer do not fit the model
     │   └── Unprocessable 422       what the request refers to cannot be taken in
     ├── Unauthorized 401        no key, or not one of ours
+    ├── Forbidden 403           a key that does not open this
     ├── NotFound 404            no such path
     │   └── ModelNotFound           no such model, or not for this key
     ├── MethodNotAllowed 405    the path exists, the method does not
@@ -110,13 +111,23 @@ class Unauthorized(Refusal):
     """No key, or not one of this service's; send `Authorization: Bearer <key>` or `x-api-key`."""
 
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
+    also: ClassVar = {"invalid_token": "The token (JWT) presented is not valid; the message says why."}
+
+
+class Forbidden(Refusal):
+    """The key is valid and does not open this: it lacks the scope that the message names."""
+
+    status, type, code = 403, "permission_error", "missing_scope"
 
 
 class NotFound(Refusal):
     """There is no such path, or the engine does not know what was asked for."""
 
     status, type, code = 404, "invalid_request_error", "not_found"
-    also: ClassVar = {"response_not_found": "There is no such stored response for this key."}
+    also: ClassVar = {
+        "response_not_found": "There is no such stored response for this key.",
+        "key_not_found": "There is no API key with this id.",
+    }
 
 
 class ModelNotFound(NotFound):
@@ -135,7 +146,10 @@ class Conflict(Refusal):
     """It cannot be done while something else is under way."""
 
     status, type, code = 409, "conflict_error", "conflict"
-    also: ClassVar[dict[str, str]] = {"rollout_running": "A rollout is under way; wait for its end."}
+    also: ClassVar[dict[str, str]] = {
+        "rollout_running": "A rollout is under way; wait for its end.",
+        "key_revoked": "The API key has been revoked, which is for good; make another one.",
+    }
 
 
 class RequestTimeout(Refusal):
@@ -209,7 +223,11 @@ class Unavailable(Refusal):
     """Not now; try again after `retry-after` seconds."""
 
     status, type, code = 503, "service_unavailable_error", "service_unavailable"
-    also: ClassVar = {"engine_error": "The engine failed on this request; its log says why."}
+    also: ClassVar[dict[str, str]] = {
+        "engine_error": "The engine failed on this request; its log says why.",
+        "keys_unavailable": "Who the caller is cannot be found out just now: the keys' database, or the tokens' key "
+        "set, cannot be reached.",
+    }
 
 
 class Overloaded(Unavailable):

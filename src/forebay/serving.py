@@ -12,6 +12,7 @@ from forebay.fleet import Fleet, Slot
 from forebay.gateway.build import Gateway, GatewayServer
 from forebay.gateway.reloading import Reloading
 from forebay.rollout import Rollout
+from forebay.store.database import Database
 from forebay.telemetry.logging import LogWriter
 
 
@@ -24,13 +25,14 @@ async def serve_engines(
     sock: socket.socket,
     on_ready: Callable[[], None],
     loader: Loader | None = None,
+    database: Database | None = None,
 ) -> None:
     """Start an engine in each slot and serve over them until a signal; then drain, and end them.
 
     SIGHUP has the settings read again by `loader`, and begins a rollout to the slots that `read_slots` then tells.
     Sockets are made in `directory`; `on_ready` is called each time an engine has joined.
     """
-    gateway = Gateway(settings, writer)
+    gateway = Gateway(settings, writer, database=database)
     server = GatewayServer(gateway)
     fleet = Fleet(gateway, directory, on_ready, server.stop)
     gateway.on_stall = fleet.stalled

@@ -20,6 +20,7 @@ from forebay.gateway.build import Gateway, GatewayServer
 from forebay.listening import listen
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source
+from forebay.store.database import open_database
 from forebay.telemetry.logging import LineHandler, LogWriter
 
 KEY = "sk-test"
@@ -91,7 +92,8 @@ async def _serve(settings: Settings, sources: Sequence[Source], log_file: Path) 
     logging.getLogger("forebay").handlers = [LineHandler(writer)]
     logging.getLogger("forebay").setLevel("INFO")
     sock = listen(settings.host, settings.port)
-    gateway = Gateway(settings, writer, sources=sources)
+    database = open_database(settings) if settings.uses_database else None
+    gateway = Gateway(settings, writer, sources=sources, database=database)
     server = GatewayServer(gateway)
     serving = asyncio.create_task(server.serve([sock]))
     running = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway, server, log_file, writer, serving)

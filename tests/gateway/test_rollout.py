@@ -213,11 +213,11 @@ async def test_nothing_is_replaced_where_nothing_changed_unless_forced(start_ser
 async def test_only_an_admin_key_rolls_out(start_serve: StartServe) -> None:
     async with start_serve("model = 'm'\napi_keys = ['sk-user']") as serve:
         path = "/admin/v1/rollout"
-        for headers in ({}, {"authorization": "Bearer sk-user"}):
-            assert (await fetch(serve.url, "POST", path, {}, **headers)).status == 401
+        for headers, status in (({}, 401), ({"authorization": "Bearer sk-user"}, 403)):
+            assert (await fetch(serve.url, "POST", path, {}, **headers)).status == status
         assert (await fetch(serve.url, "POST", path, {"force": "perhaps"}, **ADMIN)).status == 400
         assert (await fetch(serve.url, "GET", path, **ADMIN)).json()["state"] == "none"
-        assert (await fetch(serve.url, "POST", "/v1/completions", {"model": "m"}, **ADMIN)).status == 401
+        assert (await fetch(serve.url, "POST", "/v1/completions", {"model": "m"}, **ADMIN)).status == 403
     async with start_serve("model = 'm'", FOREBAY_ADMIN_KEYS="") as serve:
         assert (await fetch(serve.url, "GET", path, **ADMIN)).status == 401
 

@@ -3,9 +3,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.gateway.conftest import pytest_asyncio_loop_factories, start_gateway
-from tests.servers import ValkeyServer
+from tests.servers import ValkeyServer, cut_postgres, database_url, postgres, postgres_server
 
-__all__ = ["pytest_asyncio_loop_factories", "start_gateway", "valkey", "valkey_server"]
+__all__ = [
+    "cut_postgres",
+    "database_url",
+    "postgres",
+    "postgres_server",
+    "pytest_asyncio_loop_factories",
+    "start_gateway",
+    "valkey",
+    "valkey_server",
+]
 
 
 @pytest.fixture(scope="session")

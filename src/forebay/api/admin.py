@@ -1,8 +1,8 @@
-"""What administrators do, with a key of their own (`admin_keys`): replace the engines while they serve."""
+"""What administrators do (scope `admin`): replace the engines while they serve; what all endpoints take and give."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from forebay.refusals import Conflict, NotFound
@@ -31,3 +31,10 @@ def _rollout(request: Request) -> Any:
     if rollout is None:
         raise NotFound("This process owns no engines; roll out where they run.")
     return rollout
+
+
+@router.get("/openapi.json", summary="This description, as OpenAPI has it")
+async def describe(request: Request) -> dict[str, Any]:
+    """All endpoints that the gateway answers itself, with what they take and give."""
+    app: FastAPI = request.app
+    return app.openapi()

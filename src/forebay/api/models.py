@@ -4,22 +4,30 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from forebay.refusals import ModelNotFound
+from forebay.policy.auth import Principal
+from forebay.replicas.pool import no_such_model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("", summary="List models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """All models with a replica, and the aliases that lead to one."""
-    return {"object": "list", "data": request.app.state.gateway.replicas.model_cards()}
+    """All models with a replica, and the aliases that lead to one, as far as the key may use them."""
+    return {"object": "list", "data": _open_to(request)}
 
 
 @router.get("/{model:path}", summary="One model")
 async def get_model(model: str, request: Request) -> dict[str, Any]:
     """One model by its name or alias."""
-    cards: list[dict[str, Any]] = request.app.state.gateway.replicas.model_cards()
-    for card in cards:
+    for card in _open_to(request):
         if card["id"] == model:
             return card
-    raise ModelNotFound(f"The model {model[:128]!r} does not exist; GET /v1/models lists those that do.", param="model")
+    raise no_such_model(model)
+
+
+def _open_to(request: Request) -> list[dict[str, Any]]:
+    """The cards of what the caller may use, by its own name or by that of the model it leads to."""
+    principal: Principal = request.state.principal
+    replicas = request.app.state.gateway.replicas
+    cards: list[dict[str, Any]] = replicas.model_cards()
+    return [card for card in cards if principal.may_use(card["id"], replicas.resolve(card["id"]))]

@@ -4,8 +4,10 @@ import typer
 
 from forebay import __version__
 from forebay.cli import config
+from forebay.cli.db import db
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
+from forebay.cli.keys import keys
 from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
 
@@ -22,6 +24,8 @@ app.command(name="rollout")(rollout)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
 app.add_typer(config.app, name="config")
+app.add_typer(keys, name="keys")
+app.add_typer(db, name="db")
 
 
 @app.callback(invoke_without_command=True)

@@ -7,6 +7,7 @@ import socket
 from forebay.cli.options import fail
 from forebay.config.settings import Settings
 from forebay.listening import listen
+from forebay.store.database import Database, DatabaseError, open_database
 from forebay.telemetry.logging import LogWriter, start_logging
 
 
@@ -18,6 +19,16 @@ def prepare(settings: Settings, host: str, port: int, flag: str = "--port") -> t
         return sock, start_logging(settings)
     except OSError as failure:
         fail(f"log_file: cannot open {settings.log_file}: {failure.strerror}")
+
+
+def keys_database(settings: Settings) -> Database | None:
+    """The keys' database where one is asked for; ends the process with the fix where it cannot be used."""
+    if not settings.uses_database:
+        return None
+    try:
+        return open_database(settings)
+    except DatabaseError as wrong:
+        fail(f"database: {wrong}")
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:

@@ -8,28 +8,33 @@ from collections.abc import Sequence
 import typer
 import uvloop
 
-from forebay.cli.prepare import prepare
+from forebay.cli.options import fail
+from forebay.cli.prepare import keys_database, prepare
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader
 from forebay.gateway.build import Gateway, GatewayServer
 from forebay.gateway.reloading import Reloading
 from forebay.listening import url_of
 from forebay.replicas.discovery.source import Source
+from forebay.store.tokens import KeySetError
 
 
 def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -> None:
     """Serve over replicas that run elsewhere, until a signal; SIGHUP has the settings read again."""
+    database = keys_database(settings)
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
 
     async def run() -> None:
-        gateway = Gateway(settings, writer, sources=sources)
+        gateway = Gateway(settings, writer, sources=sources, database=database)
         gateway.reloading = Reloading(gateway, loader)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloading.begin)
         await GatewayServer(gateway).serve([sock])
 
     try:
         uvloop.run(run())
+    except KeySetError as wrong:
+        fail(f"jwks: {wrong}")
     finally:
         writer.stop()
 
@@ -37,7 +42,7 @@ def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -
 def announce_address(settings: Settings, sock: socket.socket) -> None:
     """Say where the gateway listens, and that it is open where it is."""
     typer.echo(f"forebay: listening on {base_url(settings, sock)}")
-    if not settings.api_keys:
+    if not settings.asks_for_keys:
         reach = "callers on this machine" if not settings.allow_anonymous else "anybody who reaches the port"
         typer.secho(f"forebay: no API key is set, so {reach} can use it; set API_KEYS to ask for one", fg="yellow")
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from forebay.cli.choose import Choice, choose, gpu_devices, named_model, with_engine_args
 from forebay.cli.options import fail, with_settings_options
-from forebay.cli.prepare import prepare
+from forebay.cli.prepare import keys_database, prepare
 from forebay.cli.run import announce_address, base_url
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader, SettingsError
@@ -23,6 +23,7 @@ from forebay.fleet import Slot
 from forebay.models.default import ModelUnavailable
 from forebay.rollout import CannotPlan
 from forebay.serving import serve_engines
+from forebay.store.tokens import KeySetError
 
 MADE_KEY_PREFIX = "sk-run-"
 _CANNOT_START = (ModelUnavailable, NotEnoughDevices, OSError)
@@ -109,6 +110,7 @@ def _run(
     directory: Path,
     shown_key: str | None,
 ) -> None:
+    database = keys_database(settings)
     directory.mkdir(parents=True, exist_ok=True)
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
@@ -117,7 +119,9 @@ def _run(
     typer.echo(f"forebay: starting {what} for {', '.join(names)}; this can take minutes")
     say_ready = once(lambda: _say_ready(base_url(settings, sock), names, settings, shown_key))
     try:
-        uvloop.run(serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready, loader))
+        uvloop.run(serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready, loader, database))
+    except KeySetError as wrong:
+        fail(f"jwks: {wrong}")
     finally:
         writer.stop()
 
@@ -132,7 +136,7 @@ def _say_ready(url: str, models: list[str], settings: Settings, shown_key: str |
     """Tell a newcomer what to do next; a key is shown only where it was made for this run."""
     model = models[0]
     key = shown_key or "YOUR_KEY"
-    header = f" -H 'Authorization: Bearer {key}'" if settings.api_keys else ""
+    header = f" -H 'Authorization: Bearer {key}'" if settings.asks_for_keys else ""
     question = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
     lines = [
         "",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 MIB = 1024 * 1024
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
+MIN_SECRET_BYTES = 32
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -99,9 +100,31 @@ class Settings(BaseModel):
         aliases=("API_KEYS",),
         hot=True,
     )
+    api_key_limits: tuple[SecretStr, ...] = setting(
+        (),
+        "Requests a minute for some of api_keys, as key:number, comma-separated in the environment.",
+        group="access",
+        roles=(),
+        aliases=("API_KEY_LIMITS",),
+    )
+    default_rate_limit: int | None = setting(
+        None,
+        "Requests within the window below for each key (and for all anonymous callers together) that has no number of "
+        "its own; made into requests a minute, rounded down.",
+        group="access",
+        aliases=("DEFAULT_RATE_LIMIT", "RATE_LIMIT_REQUESTS"),
+        ge=1,
+        le=10**12,
+    )
+    rate_limit_window_s: Seconds = setting(
+        60.0, "The window of default_rate_limit, seconds.", group="access", aliases=("RATE_LIMIT_WINDOW",)
+    )
+    rate_limit_window_minutes: int | None = setting(
+        None, "The same window, minutes.", group="access", aliases=("RATE_LIMIT_WINDOW_MINUTES",), ge=1, le=1440
+    )
     admin_keys: tuple[SecretStr, ...] = setting(
         (),
-        "Keys for /admin; without one it answers nobody.",
+        "Keys for /admin, besides those with the scope admin in the database; without any it answers nobody.",
         group="access",
         roles=(),
         aliases=("ADMIN_KEYS",),
@@ -114,6 +137,54 @@ class Settings(BaseModel):
         roles=ALL,
     )
     metrics_public: bool = setting(False, "Serve /metrics without a key.", group="access", aliases=("METRICS_PUBLIC",))
+
+    # The database, and keys in it
+    database_url: SecretStr | None = setting(
+        None,
+        "Database for keys and what else is kept: postgresql://user:password@host/name or sqlite:///path; a SQLite "
+        "file below FOREBAY_HOME, else ~/.local/share/forebay, where it is not set.",
+        group="keys",
+        roles=(),
+        aliases=("DATABASE_URL",),
+    )
+    keys_database: bool = setting(
+        False, "Look keys up in the database (`forebay keys`), which database_url turns on too.", group="keys"
+    )
+    database_timeout_s: Seconds = setting(
+        5.0, "Time to connect to the database, and for a statement, seconds.", group="keys"
+    )
+    key_cache_size: int = setting(
+        20_000, "Keys, and as many tokens, remembered; about 1 KiB each.", group="keys", ge=16, le=10_000_000
+    )
+
+    # Tokens (JWT) instead of keys
+    secret_key: SecretStr | None = setting(
+        None,
+        "Secret of at least 32 bytes that signs tokens (HS256); turns them on.",
+        group="tokens",
+        roles=(),
+        aliases=("SECRET_KEY",),
+    )
+    jwks: str | None = setting(
+        None,
+        "Key set (JWKS) of who signs tokens: a file, or an https:// URL (http:// on loopback); turns tokens on.",
+        group="tokens",
+        aliases=("JWKS_URL",),
+    )
+    jwks_ca_file: Path | None = setting(
+        None, "PEM bundle that signs the certificate of that URL; the system's by default.", group="tokens"
+    )
+    jwks_algorithms: tuple[Literal["RS256", "ES256"], ...] = setting(
+        ("RS256", "ES256"), "Algorithms that keys of the set are taken for.", group="tokens", min_length=1
+    )
+    jwks_refresh_s: Seconds = setting(600.0, "Time after which the set is read again, seconds.", group="tokens")
+    jwt_audience: str | None = setting(
+        None, "What a token's `aud` must hold; where not set, a token must have none.", group="tokens"
+    )
+    jwt_issuer: str | None = setting(None, "What a token's `iss` must be.", group="tokens")
+    jwt_leeway_s: float = setting(
+        30.0, "Difference of clocks allowed for, seconds.", group="tokens", ge=0, le=60, allow_inf_nan=False
+    )
 
     # What a request may ask
     model_aliases: dict[str, str] = setting(
@@ -597,12 +668,41 @@ class Settings(BaseModel):
     access_log: bool = setting(True, "One log line a request.", group="telemetry", hot=True)
 
     @property
+    def uses_database(self) -> bool:
+        """Whether keys are looked up in the database."""
+        return self.keys_database or self.database_url is not None
+
+    @property
+    def uses_tokens(self) -> bool:
+        return self.secret_key is not None or self.jwks is not None
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether callers must say who they are."""
+        return bool(self.api_keys) or self.uses_database or self.uses_tokens
+
+    @property
+    def key_rates(self) -> dict[str, int]:
+        """Requests a minute of keys that have their own. Raises ValueError."""
+        return dict(_key_and_rate(number, entry) for number, entry in enumerate(self.api_key_limits, 1))
+
+    @property
+    def default_rate(self) -> int | None:
+        """Requests a minute of whoever has no number of its own. Raises ValueError."""
+        if self.default_rate_limit is None:
+            return None
+        minutes = self.rate_limit_window_minutes or self.rate_limit_window_s / 60
+        if (rate := int(self.default_rate_limit / minutes)) < 1:
+            raise ValueError("default_rate_limit: less than one request a minute cannot be enforced")
+        return rate
+
+    @property
     def has_upstream_key(self) -> bool:
         return self.upstream_api_key is not None and self.upstream_api_key.get_secret_value() != ""
 
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> Self:
-        if not self.api_keys and self.host not in LOOPBACK_HOSTS and not self.allow_anonymous:
+        if not self.asks_for_keys and self.host not in LOOPBACK_HOSTS and not self.allow_anonymous:
             raise ValueError(
                 f"host: listening on {self.host} without a key would let anybody in; set API_KEYS, "
                 "keep host 127.0.0.1, or say --allow-anonymous"
@@ -621,8 +721,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_limits_that_cannot_hold(self) -> Self:
-        if self.address_limits and self.api_keys:
-            raise ValueError("address_limits: with api_keys nobody calls without a key; use key_limits")
+        if self.address_limits and self.asks_for_keys:
+            raise ValueError("address_limits: where keys are asked for nobody calls without one; use key_limits")
         return self
 
     @model_validator(mode="after")
@@ -631,6 +731,17 @@ class Settings(BaseModel):
             raise ValueError(f"redis_url: must begin with {', '.join(REDIS_SCHEMES)}")
         if self.cache_shared and self.redis_url is None:
             raise ValueError("cache_shared: needs redis_url (REDIS_URL)")
+        return self
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        if stray := self.key_rates.keys() - {key.get_secret_value() for key in self.api_keys}:
+            raise ValueError(f"api_key_limits: api_keys does not have {len(stray)} of these keys")
+        if self.rate_limit_window_minutes is not None and "rate_limit_window_s" in self.model_fields_set:
+            raise ValueError("rate_limit_window_minutes: set either this or rate_limit_window_s, not both")
+        _ = self.default_rate
+        if self.secret_key is not None and len(self.secret_key.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"secret_key: needs at least {MIN_SECRET_BYTES} bytes")
         return self
 
     @model_validator(mode="after")
@@ -655,6 +766,14 @@ class Settings(BaseModel):
         except ValidationError as invalid:
             first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
             raise ValueError(f"models[{number}].{first['loc'][0]}: {first['msg']}") from None
+
+
+def _key_and_rate(number: int, entry: SecretStr) -> tuple[str, int]:
+    """One of api_key_limits. What is wrong is said without the key."""
+    key, colon, rate = entry.get_secret_value().rpartition(":")
+    if not colon or not key or not rate.isascii() or not rate.isdigit() or not 1 <= int(rate[:20]) <= 10**12:
+        raise ValueError(f"api_key_limits: entry {number} is not key:number with a number from 1 to 10^12")
+    return key, int(rate)
 
 
 PER_MODEL = frozenset(

@@ -1,8 +1,8 @@
 """Everything that is not relayed: health, metrics, the list of models, and "no such path", as a FastAPI application."""
 
 import logging
-from time import monotonic
-from typing import TYPE_CHECKING
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import admin, health, models
+from forebay.api import admin, health, keys, models
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
-from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal, Unauthorized
+from forebay.policy.auth import Principal, require, settled
+from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -22,7 +23,7 @@ log = logging.getLogger("forebay.access")
 
 OPEN = (health.router,)
 KEYED = (models.router, health.metrics_router)  # metrics may be opened: `metrics_public`
-ADMIN = (admin.router,)  # with a key of `admin_keys`
+ADMIN = (admin.router, keys.router)
 
 
 def make_app(gateway: "Gateway") -> FastAPI:
@@ -30,21 +31,26 @@ def make_app(gateway: "Gateway") -> FastAPI:
     app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = app.state.role = gateway
 
-    def authenticate(request: Request) -> None:
-        gateway.pipeline.auth.authenticate(*_keys(request))
+    def needs(scope: str) -> list[Any]:
+        """What lets a request through if its key has a scope; nobody is an administrator without saying who."""
+        auth = gateway.pipeline.auth
+        recognise = auth.recognise if scope == "admin" else auth.authenticate
 
-    def authenticate_admin(request: Request) -> None:
-        if not gateway.settings.admin_keys:
-            raise Unauthorized("No admin key is set; start Forebay with FOREBAY_ADMIN_KEYS.")
-        gateway.admin.authenticate(*_keys(request))
+        async def admit(request: Request) -> None:
+            who = recognise(*_credentials(request), time())
+            principal = who if isinstance(who, Principal) else settled(await who, time())
+            require(principal, scope)
+            request.state.principal = principal
 
+        return [Depends(admit)]
+
+    metrics_need = [] if gateway.settings.metrics_public else needs("metrics")
     for router in OPEN:
         app.include_router(router)
-    for router in KEYED:
-        is_open = router is health.metrics_router and gateway.settings.metrics_public
-        app.include_router(router, dependencies=[] if is_open else [Depends(authenticate)])
+    app.include_router(models.router, dependencies=needs("inference"))
+    app.include_router(health.metrics_router, dependencies=metrics_need)
     for router in ADMIN:
-        app.include_router(router, dependencies=[Depends(authenticate_admin)])
+        app.include_router(router, dependencies=needs("admin"))
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_wrong_body)
@@ -100,7 +106,7 @@ class _RequestId:
             log.info("request", extra={"request_id": request_id, **what, "duration_ms": elapsed_ms})
 
 
-def _keys(request: Request) -> tuple[bytes | None, bytes | None]:
+def _credentials(request: Request) -> tuple[bytes | None, bytes | None]:
     """The key of a request, as either of two headers has it."""
     key, api_key = request.headers.get("authorization"), request.headers.get("x-api-key")
     return (

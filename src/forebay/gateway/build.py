@@ -39,7 +39,10 @@ from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.store.cache_redis import SharedEntries
+from forebay.store.database import Database
+from forebay.store.directory import KeyDirectory
 from forebay.store.shared_limits import SharedLimits
+from forebay.store.tokens import Tokens
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView, watch_engines
 from forebay.telemetry.logging import LogWriter
@@ -76,6 +79,7 @@ class Gateway:
         writer: LogWriter,
         replicas: Iterable[Replica] = (),
         sources: Sequence[Source] = (),
+        database: Database | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -87,8 +91,11 @@ class Gateway:
         self.engines: list[EngineView] = []
         self.rollout: RolloutView | None = None  # set by who owns engines
         self.reloading: Reloading | None = None  # set by who can load the settings again
-        tuning = Tuning.of(settings)
-        self.admin = tuning.admin
+        self.database = database
+        default = KeyLimits(requests_per_minute=settings.default_rate)
+        self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
+        self.tokens = Tokens(settings, default) if settings.uses_tokens else None
+        tuning = Tuning.of(settings, keys=self.keys, tokens=self.tokens)
         self.caching = Caching(tuning.cache_limits, _shared_entries(settings))
         self.local_limits = Limits(default_limits(settings))
         self.shared_limits = shared_limits(settings, self.local_limits)
@@ -130,6 +137,11 @@ class Gateway:
             self._spawn(self.reloading.watch())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
         self.membership.follow()
+        if self.keys is not None:
+            self.keys.begin()
+            self._spawn(self.keys.follow())
+        if self.tokens is not None:
+            self._spawn(self.tokens.follow())
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
@@ -142,6 +154,12 @@ class Gateway:
             replica.upstream.close()
         if self.caching.shared is not None:
             await self.caching.shared.close()
+        if self.keys is not None:
+            await self.keys.close()
+        if self.tokens is not None:
+            self.tokens.close()
+        if self.database is not None:
+            self.database.close()
 
     def change(self, settings: Settings, tuning: Tuning) -> None:
         """Run by other settings from now on; those that are not hot must be the same as before."""
@@ -150,7 +168,6 @@ class Gateway:
         if tuning.sources is not None:
             self.membership.change(tuning.sources)
         self.settings = settings
-        self.admin = tuning.admin
         self.recorder.writer = self._writer if settings.access_log else None
         for replica in self.replicas:
             replica.upstream.connect_timeout_s = settings.connect_timeout_s
@@ -315,6 +332,15 @@ class Gateway:
             watch_metric(metric.SETTLEMENTS_LOST, lambda: [((), counts.lost)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_engines(self.metrics, self.engines)
+        if (keys := self.keys) is not None:
+            watch_metric(metric.KEYS_DATABASE_UP, lambda: [((), not keys.away)])
+            watch_metric(metric.KEYS_KNOWN, lambda: [((), len(keys.known))])
+            watch_metric(
+                metric.KEY_LOOKUPS,
+                lambda: [(("found",), keys.found), (("unknown",), keys.unknown), (("failed",), keys.failed)],
+            )
+        if self.tokens is not None and (key_set := self.tokens.key_set) is not None:
+            watch_metric(metric.KEY_SET_FAILURES, lambda: [((), key_set.failures)])
 
     def _reloads(self) -> list[tuple[tuple[str, ...], float]]:
         counts = self.reloading.counts if self.reloading is not None else {}

@@ -17,11 +17,13 @@ from forebay.wire.usage import Usage
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Awaitable
 
     from forebay.gateway.caching import CacheState, Recording
     from forebay.gateway.relay import Relay
     from forebay.gateway.routes import Route
     from forebay.gateway.server import ClientConnection
+    from forebay.policy.auth import Found
     from forebay.refusals import Refusal
     from forebay.replicas.replica import Replica
     from forebay.telemetry.metrics import Histogram
@@ -41,6 +43,7 @@ class Exchange(msgspec.Struct, eq=False):
     engine_id: str = ""
     traceparent: bytes | None = None
     principal: Principal | None = None
+    identity: "Awaitable[Found] | None" = None  # what tells the principal, where that has to be waited for
     demand: "Demand | None" = None
     model: str = ""
     affinity: Affinity | None = None

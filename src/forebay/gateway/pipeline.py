@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Generator
 from math import inf
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Protocol
 
 from forebay.gateway.caching import ASK_HEADER, Caching, replay
@@ -20,7 +20,7 @@ from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
-from forebay.policy.auth import ANONYMOUS, Authenticator, Principal
+from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require, settled
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
@@ -36,7 +36,7 @@ from forebay.refusals import (
     Refusal,
     UnsupportedMediaType,
 )
-from forebay.replicas.pool import ReplicaPool
+from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
 from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
@@ -94,9 +94,18 @@ class Pipeline:
             exchange.request_id = accepted_request_id(theirs) or exchange.engine_id
         if (trace := headers.get(b"traceparent")) is not None:
             exchange.traceparent = accepted_traceparent(trace)
-        exchange.principal = self.auth.authenticate(headers.get(b"authorization"), headers.get(b"x-api-key"))
+        who = self.auth.authenticate(headers.get(b"authorization"), headers.get(b"x-api-key"), time())
+        if isinstance(who, Principal):
+            self._admit(exchange, who)
+        else:
+            exchange.identity = who
         if exchange.route.response_id is None and not _is_json(headers.get(b"content-type")):
             raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
+
+    def _admit(self, exchange: Exchange, principal: Principal) -> None:
+        exchange.principal = principal
+        if "inference" not in principal.scopes:
+            require(principal, "inference")
 
     def begin(self, exchange: Exchange, now: float) -> None:
         """Take a request whose body is in to an engine, or to a refusal; at once, unless a policy has to wait."""
@@ -121,6 +130,9 @@ class Pipeline:
         """
         if exchange.refusal is not None:
             raise exchange.refusal
+        if exchange.identity is not None:
+            self._admit(exchange, settled((yield exchange.identity), time()))
+            now = monotonic()
         if exchange.route.response_id is not None:
             body, only = self._stored_response(exchange, exchange.route.response_id)
         else:
@@ -248,13 +260,16 @@ class Pipeline:
         demand = exchange.demand = read_demand(exchange.body, self.body_limits)
         if demand.model is None and route.model_required:
             raise BadRequest("Name a model in 'model'; GET /v1/models lists them.", param="model")
-        model = exchange.model = self.replicas.resolve(demand.model)
+        model = self.replicas.resolve(demand.model)
+        assert exchange.principal is not None
+        if exchange.principal.models is not None and not exchange.principal.may_use(model, demand.model):
+            raise no_such_model(demand.model)
+        exchange.model = model
         only = None
         if demand.previous_response_id is not None:
             only = self._holder(exchange, demand.previous_response_id)
         exchange.work_tokens = work_tokens(demand, len(exchange.body), generates=route.generates)
         if only is None and self.routing.wants_affinity(self.replicas.groups(model)):
-            assert exchange.principal is not None
             exchange.affinity = affinity_of(
                 exchange.principal,
                 exchange.headers.get(b"x-session-id"),
@@ -302,6 +317,8 @@ def _settle(place: Place, exchange: Exchange, outcome: Outcome) -> None:
 def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
     """The tokens that a request needed: as the engine counted them or, where it ended early, what was delivered and
     the prompt, about. None where it was answered and nobody counted."""
+    if exchange.cache_state == "hit":
+        return 0
     if (usage := exchange.usage) is not None:
         delivered = 0 if outcome == "answered" else exchange.events_out
         return usage.prompt_tokens + max(usage.completion_tokens, delivered)

@@ -85,7 +85,8 @@ class Reloading:
             raise CannotFollow(f"{self._file}: changed while it was read")
         settings, changes = follow(running, wanted)
         try:
-            return settings, changes, Tuning.of(settings, running.upstream)
+            keys, tokens = self._gateway.keys, self._gateway.tokens
+            return settings, changes, Tuning.of(settings, running.upstream, keys=keys, tokens=tokens)
         except (ValueError, OSError) as wrong:
             raise CannotFollow(f"upstream: {wrong}") from None
 

@@ -1,15 +1,17 @@
 """What a gateway makes of its settings and may swap while requests run: made beforehand, swapped in one step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forebay.config.settings import Settings
 from forebay.gateway.caching import CacheLimits
 from forebay.gateway.sending import RelayLimits
-from forebay.policy.auth import Authenticator
+from forebay.policy.auth import ANONYMOUS, Authenticator, KeyLimits, fixed_keys
 from forebay.policy.line import AdmissionRules
 from forebay.policy.routing import Routing
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source
+from forebay.store.directory import KeyDirectory
+from forebay.store.tokens import Tokens
 from forebay.wire.body import BodyLimits
 
 
@@ -18,7 +20,6 @@ class Tuning:
     """Making one may take a while, with very many keys; it may be done in a thread."""
 
     auth: Authenticator
-    admin: Authenticator
     routing: Routing
     admission_rules: AdmissionRules
     body_limits: BodyLimits
@@ -27,13 +28,20 @@ class Tuning:
     sources: list[Source] | None  # None where they stay those that there are
 
     @classmethod
-    def of(cls, settings: Settings, upstream: tuple[str, ...] | None = None) -> "Tuning":
-        """By these settings, where the engines are `upstream` now. Raises ValueError or OSError."""
+    def of(
+        cls,
+        settings: Settings,
+        upstream: tuple[str, ...] | None = None,
+        *,
+        keys: KeyDirectory | None = None,
+        tokens: Tokens | None = None,
+    ) -> "Tuning":
+        """By these settings, where the engines are `upstream` now, and keys and tokens are looked up in these. Raises
+        ValueError or OSError."""
         same = upstream is None or upstream == settings.upstream
         return cls(
             sources=None if same else discovery_sources(settings),
-            auth=Authenticator(key.get_secret_value() for key in settings.api_keys),
-            admin=Authenticator(key.get_secret_value() for key in settings.admin_keys),
+            auth=make_authenticator(settings, keys, tokens),
             routing=Routing(settings.routing),
             admission_rules=AdmissionRules(
                 most_under_way=settings.max_active_requests,
@@ -67,3 +75,16 @@ class Tuning:
                 wait_s=settings.cache_wait_s,
             ),
         )
+
+
+def make_authenticator(settings: Settings, keys: KeyDirectory | None, tokens: Tokens | None) -> Authenticator:
+    """Who may call, as the settings say; everybody where they ask for no key."""
+    default = KeyLimits(requests_per_minute=settings.default_rate)
+    fixed = fixed_keys(
+        [key.get_secret_value() for key in settings.api_keys],
+        [key.get_secret_value() for key in settings.admin_keys],
+        settings.key_rates,
+        default,
+    )
+    anonymous = None if settings.asks_for_keys else replace(ANONYMOUS, limits=default)
+    return Authenticator(fixed, anonymous=anonymous, keys=keys, tokens=tokens)

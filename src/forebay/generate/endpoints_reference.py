@@ -26,7 +26,8 @@ The dialect is that of errors and of streams. The name is the label `endpoint` i
 OWN = """
 ## Answered by the gateway itself
 
-Errors are in OpenAI's form; none streams. `/metrics` is open with `metrics_public`. "admin" is a key of `admin_keys`.
+Errors are in OpenAI's form; none streams. `/metrics` asks for the scope `metrics` (keys of `api_keys` have it) and is
+open with `metrics_public`. "admin" is a key with the scope `admin`: one of `admin_keys`, or of the database.
 
 | method | path | key | answers with |
 | --- | --- | --- | --- |
@@ -55,10 +56,11 @@ def own_pages() -> list[Page]:
 
 def pages(routers: Iterable[APIRouter], *, key: str) -> Iterator[Page]:
     """Those of some routers, a row each however many paths lead there."""
-    found: dict[object, Page] = {}
+    found: dict[tuple[object, ...], Page] = {}
     for route in (route for router in routers for route in router.routes):
         assert isinstance(route, APIRoute)
-        page = found.setdefault(route.endpoint, (", ".join(route.methods or ()), [], key, _meaning(route)))
+        methods = ", ".join(route.methods or ())
+        page = found.setdefault((route.endpoint, methods), (methods, [], key, _meaning(route)))
         page[1].append(route.path.replace(":path}", "}"))
     for method, paths, needs_key, meaning in found.values():
         yield method, paths[::-1], needs_key, meaning  # decorators add the last first

@@ -1,17 +1,20 @@
-"""Who is this? A key presented as `Authorization: Bearer …` or `x-api-key` becomes a principal, or is refused.
+"""Who is this? A key or token presented as `Authorization: Bearer …` or `x-api-key` becomes a principal, or is refused.
 
 Keys are compared by their SHA-256: looking a digest up tells nothing about the key through time, and no key is kept
-in memory in the clear. The last comparison is constant-time all the same.
+in memory in the clear. The last comparison is constant-time all the same. The configured keys are known here; who else
+may know a credential (the keys' database, the tokens' signers) is asked after them, and may have to be waited for.
 """
 
 import hmac
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Protocol
 
-from forebay.refusals import Unauthorized
+from forebay.refusals import Forbidden, Refusal, Unauthorized
 
 MAX_KEY_BYTES = 512
+MAX_TOKEN_BYTES = 8192
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -28,6 +31,8 @@ class KeyLimits:
 
 UNLIMITED = KeyLimits()
 INFERENCE = frozenset({"inference"})
+CALLER = frozenset({"inference", "metrics"})
+ADMIN = frozenset({"admin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +53,109 @@ class Principal:
     tenant_limits: KeyLimits = UNLIMITED
     expires_at: float | None = None
 
+    def may_use(self, *names: str | None) -> bool:
+        """Whether it may use the model that has these names."""
+        return self.models is None or not self.models.isdisjoint(names)
 
-ANONYMOUS = Principal(tenant="anonymous", key_id="anonymous")
+
+ANONYMOUS = Principal(tenant="anonymous", key_id="anonymous", scopes=CALLER)
+Found = Principal | Refusal
+
+
+class Source(Protocol):
+    """Who else may know a credential: at once (None: nobody's), or when what it returns has been awaited."""
+
+    def find(self, credential: bytes, digest: bytes, wall: float) -> Principal | Awaitable[Found] | None: ...
 
 
 class Authenticator:
-    """Knows the configured keys; with none, everybody is the anonymous principal."""
+    """Knows the configured keys and asks its sources for others; `anonymous` is whoever calls where no key is asked."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._principals: dict[bytes, tuple[bytes, Principal]] = {}
-        for key in keys:
-            digest = sha256(key.encode()).digest()
-            key_id = f"key-{digest.hex()[:8]}"
-            self._principals[digest] = (digest, Principal(tenant=key_id, key_id=key_id))
+    def __init__(
+        self,
+        fixed: Mapping[str, Principal],
+        *,
+        anonymous: Principal | None = None,
+        keys: Source | None = None,
+        tokens: Source | None = None,
+    ) -> None:
+        digests = ((sha256(key.encode()).digest(), principal) for key, principal in fixed.items())
+        self._fixed = {digest: (digest, principal) for digest, principal in digests}
+        self._anonymous = anonymous
+        self._keys = keys
+        self._tokens = tokens
 
     def __repr__(self) -> str:
-        return f"<Authenticator {len(self._principals)} keys>"
+        return f"<Authenticator {len(self._fixed)} keys, {self._keys!r}, {self._tokens!r}>"
 
-    def authenticate(self, authorization: bytes | None, api_key: bytes | None) -> Principal:
-        """Return the principal that the two headers name. Raises `Unauthorized`."""
-        if not self._principals:
-            return ANONYMOUS
-        key = _presented(authorization, api_key)
-        digest = sha256(key).digest()
-        known = self._principals.get(digest)
-        if known is None or not hmac.compare_digest(known[0], digest):
-            raise Unauthorized("The API key is not valid. Use a key that this service's operator gave you.")
-        return known[1]
+    def authenticate(
+        self, authorization: bytes | None, api_key: bytes | None, wall: float
+    ) -> Principal | Awaitable[Found]:
+        """Whom the two headers name; where that is to be waited for, pass what came to `settled`. Raises `Refusal`."""
+        return self._anonymous or self.recognise(authorization, api_key, wall)
+
+    def recognise(
+        self, authorization: bytes | None, api_key: bytes | None, wall: float
+    ) -> Principal | Awaitable[Found]:
+        """The same where nobody is anonymous."""
+        credential = _presented(authorization, api_key)
+        digest = sha256(credential).digest()
+        fixed = self._fixed.get(digest)
+        if fixed is not None and hmac.compare_digest(fixed[0], digest):
+            return fixed[1]
+        is_token = credential.startswith(b"eyJ") and credential.count(b".") == 2
+        source = self._tokens if is_token and self._tokens is not None else self._keys
+        if source is None:
+            raise not_ours()
+        if len(credential) > MAX_KEY_BYTES and source is not self._tokens:
+            raise Unauthorized("The API key is not well-formed.")
+        found = source.find(credential, digest, wall)
+        if found is None:
+            raise not_ours()
+        return settled(found, wall) if isinstance(found, Principal) else found
+
+
+def settled(found: Found, wall: float) -> Principal:
+    """The principal that was found, unless its time is over. Raises `Refusal`."""
+    if isinstance(found, Refusal):
+        raise found
+    if found.expires_at is not None and wall >= found.expires_at:
+        raise Unauthorized("The API key has expired.")
+    return found
+
+
+def not_ours() -> Unauthorized:
+    return Unauthorized("The API key is not valid. Use a key that this service's operator gave you.")
+
+
+def require(principal: Principal, scope: str) -> None:
+    """Return if the principal has the scope. Raises `Forbidden`."""
+    if scope not in principal.scopes:
+        raise Forbidden(f"This key does not have the scope {scope!r}.")
+
+
+def fixed_keys(
+    api_keys: Iterable[str], admin_keys: Iterable[str], own_limits: Mapping[str, int], default: KeyLimits
+) -> dict[str, Principal]:
+    """The configured keys: callers', with requests a minute where a key has its own number, and administrators'."""
+    known = {key: _named(key, ADMIN, UNLIMITED) for key in admin_keys}
+    for key in api_keys:
+        limits = replace(default, requests_per_minute=own_limits[key]) if key in own_limits else default
+        caller = _named(key, CALLER, limits)
+        known[key] = replace(caller, scopes=CALLER | ADMIN) if key in known else caller
+    return known
+
+
+def with_default(limits: KeyLimits, default: KeyLimits) -> KeyLimits:
+    """The limits, with the default's requests a minute where they have none."""
+    if limits.requests_per_minute is not None or default.requests_per_minute is None:
+        return limits
+    return replace(limits, requests_per_minute=default.requests_per_minute)
+
+
+def _named(key: str, scopes: frozenset[str], limits: KeyLimits) -> Principal:
+    name = f"key-{sha256(key.encode()).hexdigest()[:8]}"
+    return Principal(name, name, scopes, limits=limits)
 
 
 def _presented(authorization: bytes | None, api_key: bytes | None) -> bytes:
@@ -86,6 +167,6 @@ def _presented(authorization: bytes | None, api_key: bytes | None) -> bytes:
         key = api_key
     else:
         raise Unauthorized("No API key. Send 'Authorization: Bearer <key>' or 'x-api-key: <key>'.")
-    if not 0 < len(key) <= MAX_KEY_BYTES or key.translate(None, _VISIBLE):
+    if not 0 < len(key) <= MAX_TOKEN_BYTES or key.translate(None, _VISIBLE):
         raise Unauthorized("The API key is not well-formed.")
     return key

@@ -82,6 +82,7 @@ class Binding:
         return lines
 
 
+_ANONYMOUS = ANONYMOUS.key_id
 _NOBODY = Principal(tenant="", key_id="")
 
 
@@ -158,7 +159,7 @@ class Limits:
     def acquire(self, principal: Principal, address: str, tokens: int, now: float) -> LimitLease | None:
         """Count a request of about so many tokens. None where nothing limits it. Raises `RateLimited` and
         `InsufficientQuota`."""
-        anonymous = principal is ANONYMOUS
+        anonymous = principal.key_id == _ANONYMOUS
         binding = self._of_addresses.get(address) if anonymous else self._of_keys.get(principal.key_id)
         if binding is None or (binding.principal is not principal and binding.principal != principal):
             binding = self._bind(principal, address)
@@ -211,7 +212,9 @@ class Limits:
 
     def _bind(self, principal: Principal, address: str) -> Binding:
         """Find the accounts of a principal; of one whose limits have changed too."""
-        bindings, key = (self._of_addresses, address) if principal is ANONYMOUS else (self._of_keys, principal.key_id)
+        bindings, key = (
+            (self._of_addresses, address) if principal.key_id == _ANONYMOUS else (self._of_keys, principal.key_id)
+        )
         old = bindings.pop(key, None)
         defaults = self._defaults
         subjects = [
@@ -219,7 +222,7 @@ class Limits:
             (f"tenant:{principal.tenant}", merged(principal.tenant_limits, defaults.tenant)),
             ("all", defaults.everybody),
         ]
-        if principal is ANONYMOUS:
+        if principal.key_id == _ANONYMOUS:
             subjects.append((f"address:{network_of(address)}", defaults.address))
         accounts = tuple(self._account(name, limits) for name, limits in subjects if limits != UNLIMITED)
         for account in accounts:

@@ -92,12 +92,7 @@ class ReplicaPool:
             return next(iter(self._by_model))
         if wanted in self._by_model:
             return wanted
-        if name is None:
-            raise ModelNotFound("Name a model in 'model'; GET /v1/models lists them.", param="model")
-        raise ModelNotFound(
-            f"The model {name[:128]!r} does not exist or is not open to you; GET /v1/models lists those that are.",
-            param="model",
-        )
+        raise no_such_model(name)
 
     def serving(self, model: str) -> list[Replica]:
         """The replicas that serve a model, ready or not."""
@@ -135,3 +130,13 @@ class ReplicaPool:
             if target in known and alias not in known:
                 cards.append({**known[target], "id": alias, "root": target})
         return cards
+
+
+def no_such_model(name: str | None) -> ModelNotFound:
+    """What is said of a model that does not exist, and in the same words of one that is not open to a caller."""
+    if name is None:
+        return ModelNotFound("Name a model in 'model'; GET /v1/models lists them.", param="model")
+    return ModelNotFound(
+        f"The model {name[:128]!r} does not exist or is not open to you; GET /v1/models lists those that are.",
+        param="model",
+    )

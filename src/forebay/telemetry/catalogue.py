@@ -180,6 +180,19 @@ SETTLEMENTS_LOST = Metric(
     "counter",
     "Corrections to the shared counts given up, because too many waited while the counts were away.",
 )
+KEYS_DATABASE_UP = Metric(
+    "forebay_keys_database_up", "gauge", "1 while the keys' database can be reached; known keys work without it."
+)
+KEYS_KNOWN = Metric("forebay_keys_known", "gauge", "Keys of the database that are remembered.")
+KEY_LOOKUPS = Metric(
+    "forebay_key_lookups_total",
+    "counter",
+    "Look-ups of keys in the database, by what came of it: found, unknown, failed.",
+    ("result",),
+)
+KEY_SET_FAILURES = Metric(
+    "forebay_key_set_failures_total", "counter", "Times the tokens' key set (JWKS) could not be read."
+)
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )

@@ -1,4 +1,4 @@
-"""Headers that the gateway itself reads or writes: request ids, trace context, patience, and times as OpenAI has them."""
+"""Headers that the gateway itself reads or writes: request ids, trace context, patience, times as OpenAI has them."""
 
 import math
 from collections.abc import Callable

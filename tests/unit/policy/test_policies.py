@@ -3,7 +3,7 @@
 import pytest
 
 from forebay.failures import Failure
-from forebay.policy.auth import ANONYMOUS, Authenticator
+from forebay.policy.auth import ANONYMOUS, UNLIMITED, Authenticator, fixed_keys
 from forebay.policy.ownership import Ownership
 from forebay.policy.retry import RetryBudget, is_loss, is_stale_connection
 from forebay.policy.verdict import Lease
@@ -20,10 +20,10 @@ def test_a_lease_is_given_back_once_with_its_outcome() -> None:
 
 
 def test_keys_make_principals_that_do_not_reveal_them() -> None:
-    auth = Authenticator(["sk-one", "sk-two"])
-    one = auth.authenticate(b"Bearer sk-one", None)
-    assert one == auth.authenticate(None, b"sk-one")
-    assert one != auth.authenticate(b"bearer sk-two", None)
+    auth = Authenticator(fixed_keys(["sk-one", "sk-two"], [], {}, UNLIMITED))
+    one = auth.authenticate(b"Bearer sk-one", None, 0.0)
+    assert one == auth.authenticate(None, b"sk-one", 0.0)
+    assert one != auth.authenticate(b"bearer sk-two", None, 0.0)
     assert "sk-one" not in repr((auth, one, vars(auth)))
 
 
@@ -45,12 +45,12 @@ def test_keys_make_principals_that_do_not_reveal_them() -> None:
 )
 def test_anything_else_is_refused(authorization: bytes | None, api_key: bytes | None) -> None:
     with pytest.raises(Unauthorized) as refused:
-        Authenticator(["sk-one"]).authenticate(authorization, api_key)
+        Authenticator(fixed_keys(["sk-one"], [], {}, UNLIMITED)).authenticate(authorization, api_key, 0.0)
     assert "sk-" not in refused.value.message
 
 
 def test_without_keys_everybody_is_anonymous() -> None:
-    assert Authenticator([]).authenticate(b"Bearer anything", None) is ANONYMOUS
+    assert Authenticator({}, anonymous=ANONYMOUS).authenticate(b"Bearer anything", None, 0.0) is ANONYMOUS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""`forebay db`: the database's tables."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forebay.cli.options import EXIT_USAGE, fail
+from forebay.config.sources import SettingsError, load_settings
+from forebay.store.database import Database, DatabaseError, database_at
+from forebay.store.tables import SCHEMA
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (./forebay.toml).")]
+db = typer.Typer(help="The database that keys are kept in.", no_args_is_help=True)
+
+
+@db.command()
+def upgrade(config: Config = None) -> None:
+    """Bring the database's tables to what this version needs; a new SQLite file is made:
+
+    DATABASE_URL=postgresql://forebay@localhost/forebay forebay db upgrade
+    """
+    from forebay.store import upgrade as upgrading  # Alembic takes a fifth of a second to import
+
+    database = named_database(config)
+    try:
+        upgrading.upgrade(database)
+    except DatabaseError as wrong:
+        fail(f"database: {wrong}")
+    typer.echo(f"forebay: {database.where} is at {SCHEMA}")
+
+
+def named_database(config: Path | None) -> Database:
+    """The database that the settings name; ends the process where they are wrong."""
+    try:
+        return database_at(load_settings({}, file=config)[0])
+    except (SettingsError, DatabaseError) as wrong:
+        fail(str(wrong), EXIT_USAGE)

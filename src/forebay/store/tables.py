@@ -1,0 +1,75 @@
+"""Every table. `migrations/` makes them; a test compares the two. Times are wall-clock seconds, limits null for none.
+
+Every change of a key or a tenant takes the next number of `changes`, a table of one row, and writes it into the row
+it changes as `changed`. Taking it locks that row until the change is committed, so that numbers become visible in
+their order: who has seen number n has seen all before it, and asks for what has changed since.
+
+In SQLite the tables are kept in the order of their keys (no rowid): a look-up in one goes down one tree, not two.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+SCHEMA = "0001"  # the newest migration: what this code needs
+metadata = MetaData()
+
+
+def _limits() -> list[Column[int]]:
+    names = ("requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month")
+    return [Column(name, BigInteger) for name in names]
+
+
+changes = Table("changes", metadata, Column("number", BigInteger, nullable=False))
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    *_limits(),
+    Column("changed", BigInteger, nullable=False),
+    Index("tenants_changed", "changed"),
+    sqlite_with_rowid=False,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("scopes", String(64), nullable=False),  # separated by spaces
+    Column("models", String),  # a JSON list, null for all
+    Column("priority", Integer, nullable=False),
+    Column("weight", Double, nullable=False),
+    *_limits(),
+    Column("expires_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+    Column("changed", BigInteger, nullable=False),
+    Index("keys_tenant", "tenant", "id"),
+    Index("keys_changed", "changed"),
+    sqlite_with_rowid=False,
+)
+
+# What opens a key: one row, and while a key is being rotated two. Only the SHA-256 of the whole text is kept.
+key_secrets = Table(
+    "key_secrets",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("key_id", String(64), ForeignKey("keys.id"), nullable=False),
+    Column("expires_at", Double),
+    Index("key_secrets_key", "key_id"),
+    sqlite_with_rowid=False,
+)
+
+# The usage ledger and the audit log have their place here, and a migration each.

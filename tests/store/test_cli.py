@@ -1,0 +1,113 @@
+"""`forebay keys` and `forebay db`, as processes: what they print, and what they refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.store.databases import made
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", **env: str) -> str:
+    """Run the command; return what it printed: standard output, or where it fails standard error."""
+    environment = {**os.environ, "FOREBAY_HOME": str(home), "COLUMNS": "200", **env}
+    done = subprocess.run(
+        [sys.executable, "-c", "from forebay.cli.main import main; main()", *words],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=home,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
+
+
+def as_json(home: Path, *words: str) -> Any:
+    return json.loads(forebay(home, *words, "--json"))
+
+
+def test_the_life_of_a_key(home: Path) -> None:
+    key = as_json(home, "keys", "create", "--tenant", "acme", "--rpm", "60", "--model", "m", "--expires", "30d")
+    secret = key.pop("key")
+    assert (key["tenant"], key["requests_per_minute"], key["models"]) == ("acme", 60, ["m"])
+    assert as_json(home, "keys", "list") == [key]
+    assert as_json(home, "keys", "show", key["id"]) == key
+    table = forebay(home, "keys", "list", "--tenant", "acme")
+    assert key["id"] in table
+    assert secret.rpartition("-")[2] not in table
+    assert forebay(home, "keys", "rotate", key["id"]).strip() != secret
+    forebay(home, "keys", "revoke", key["id"])
+    assert "revoked" in forebay(home, "keys", "list")
+    assert "for good" in forebay(home, "keys", "rotate", key["id"], status=1)
+    assert "no key nope" in forebay(home, "keys", "show", "nope", status=1)
+    for file in home.iterdir():
+        assert secret.encode() not in file.read_bytes()
+
+
+def test_keys_are_imported_from_a_file_or_standard_input(home: Path) -> None:
+    lines = "\n".join(json.dumps({"tenant": "a", "key": f"sk-elsewhere-{number:04}"}) for number in range(1500))
+    (home / "keys.jsonl").write_text(lines)
+    assert forebay(home, "keys", "import", "keys.jsonl") == "forebay: 1500 keys imported\n"
+    told = forebay(home, "keys", "import", "-", stdin='{"tenant": "a"}', status=2)
+    assert told == "forebay: line 1: give either key or sha256\n"
+    assert len(as_json(home, "keys", "list", "--limit", "2000")) == 1500
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("--rpm", "-1", "requests_per_minute"),
+        ("--tpm", "1e18", "tokens_per_minute"),
+        ("--weight", "NaN", "weight"),
+        ("--concurrency", "many", "concurrency"),
+        ("--expires", "soon", "expires_at"),
+        ("--scope", "root", "scopes.0"),
+    ],
+)
+def test_a_wrong_field_is_refused_in_one_line(option: str, value: str, field: str, home: Path) -> None:
+    told = forebay(home, "keys", "create", "--tenant", "a", option, value, status=2)
+    assert told.startswith(f"forebay: {field}: ")
+    assert told.count("\n") == 1
+
+
+def test_tokens_are_short_lived_and_signed(home: Path) -> None:
+    words = ("keys", "token", "--tenant", "acme", "--rpm", "9", "--model", "m", "--lasts", "5m")
+    token = forebay(home, *words, SECRET_KEY=SECRET, FOREBAY_JWT_AUDIENCE="forebay").strip()
+    claims = jwt.decode(token, SECRET, ["HS256"], audience="forebay")
+    assert claims["exp"] - claims["iat"] == 300
+    assert (claims["tenant"], claims["limits"], claims["models"]) == ("acme", {"requests_per_minute": 9}, ["m"])
+    assert "SECRET_KEY" in forebay(home, *words, status=2)
+    assert "1d" in forebay(home, *words[:-1], "30d", status=2, SECRET_KEY=SECRET)
+    assert list(home.iterdir()) == []
+
+
+def test_a_gateway_refuses_to_start_on_tables_that_are_not_there(home: Path, postgres: str) -> None:
+    gateway = ("gateway", "--upstream", "http://127.0.0.1:9", "--port", "0")
+    told = forebay(home, *gateway, status=1, DATABASE_URL=postgres)
+    assert "run `forebay db upgrade`" in told
+    assert told.count("\n") == 1
+    assert "is at 0001" in forebay(home, "db", "upgrade", DATABASE_URL=postgres)
+    made(postgres).close()
+    assert as_json_of(home, postgres) == []
+
+
+def as_json_of(home: Path, url: str) -> Any:
+    return json.loads(forebay(home, "keys", "list", "--json", DATABASE_URL=url))
+
+
+def test_a_gateway_refuses_to_start_on_a_key_set_that_is_none(home: Path) -> None:
+    gateway = ("gateway", "--upstream", "http://127.0.0.1:9", "--port", "0", "--jwks", "none.json")
+    assert forebay(home, *gateway, status=1).startswith("forebay: jwks: none.json: ")
