@@ -101,8 +101,11 @@ def wrong_with(words: list[str]) -> str | None:
     length = next((length for length in (2, 1) if " ".join(["forebay", *words[:length]]) in known), 0)
     name, arguments = " ".join(["forebay", *words[:length]]), words[length:]
     command = known[name]
-    if hasattr(command, "commands") and arguments and not arguments[0].startswith("-"):
-        return f"no command {arguments[0]}"
+    if hasattr(command, "commands"):
+        if not arguments and name != "forebay":
+            return None  # a group of commands, which shows them
+        if arguments and not arguments[0].startswith("-"):
+            return f"no command {arguments[0]}"
     try:
         command.make_context(name, list(arguments))
     except Exit:  # --help and --version

@@ -4,6 +4,7 @@ Pipeline, relays, policies and connections are the real ones; only sockets are m
 connections come when the machine says so.
 """
 
+from asyncio import Future
 from time import monotonic
 from typing import Any
 
@@ -17,7 +18,9 @@ from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.routes import find_route
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
-from forebay.policy.auth import Authenticator
+from forebay.policy.auth import ANONYMOUS, Authenticator
+from forebay.policy.limits import Defaults, Limits
+from forebay.policy.line import AdmissionRules
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
 from forebay.replicas.pool import ReplicaPool
@@ -112,13 +115,15 @@ class Requests(RuleBasedStateMachine):
         super().__init__()
         self.replicas = [self._replica(name) for name in "ab"]
         self.pipeline = Pipeline(
-            Authenticator([]),
-            Admission(4),
+            Authenticator({}, anonymous=ANONYMOUS),
+            Limits(Defaults()),
+            Admission(AdmissionRules(4, 4, 30.0), capacity=lambda model: 100, promise=Future, random=lambda: 0.5),
             ReplicaPool(self.replicas, {}),
             Routing("least_outstanding"),
             Recorder(Metrics(), None),
             body_limits=BodyLimits(max_n=8, max_logprobs=20, max_stop=4, max_json_depth=64),
             relay_limits=RelayLimits(600.0, 300.0, 60.0, 1 << 20, 1 << 20, 2, 2, 120.0),
+            default_max_tokens=256,
         )
         self.pipeline.retry_budget = RetryBudget(per_s=0.0)  # the same, however fast the machine is
         self.callers: list[Caller] = []
@@ -202,7 +207,7 @@ class Requests(RuleBasedStateMachine):
     @invariant()
     def what_is_held_is_what_runs(self) -> None:
         running = self.pipeline.running
-        assert self.pipeline.admission.running == len(running)
+        assert self.pipeline.admission.under_way == len(running)
         assert sum(caller.over == 0 for caller in self.callers) == len(running)
         for replica in self.replicas:
             asked = [one for one in running if one.replica is replica and one.relay and one.relay._connection]

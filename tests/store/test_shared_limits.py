@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from forebay.policy.auth import Authenticator
+from forebay.policy.auth import UNLIMITED, fixed_keys
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
@@ -15,7 +15,7 @@ from tests.gateway.raw_client import Response, connect
 from tests.servers import ValkeyServer
 from tests.store.proxy import Proxy
 
-COUNTS = "forebay:{limits}:key:" + Authenticator(["sk-test"]).authenticate(b"Bearer sk-test", None).key_id
+COUNTS = "forebay:{limits}:key:" + fixed_keys(["sk-test"], [], {}, UNLIMITED)["sk-test"].key_id
 
 
 @asynccontextmanager

@@ -212,9 +212,8 @@ class Limits:
 
     def _bind(self, principal: Principal, address: str) -> Binding:
         """Find the accounts of a principal; of one whose limits have changed too."""
-        bindings, key = (
-            (self._of_addresses, address) if principal.key_id == _ANONYMOUS else (self._of_keys, principal.key_id)
-        )
+        anonymous = principal.key_id == _ANONYMOUS
+        bindings, key = (self._of_addresses, address) if anonymous else (self._of_keys, principal.key_id)
         old = bindings.pop(key, None)
         defaults = self._defaults
         subjects = [
@@ -222,7 +221,7 @@ class Limits:
             (f"tenant:{principal.tenant}", merged(principal.tenant_limits, defaults.tenant)),
             ("all", defaults.everybody),
         ]
-        if principal.key_id == _ANONYMOUS:
+        if anonymous:
             subjects.append((f"address:{network_of(address)}", defaults.address))
         accounts = tuple(self._account(name, limits) for name, limits in subjects if limits != UNLIMITED)
         for account in accounts:

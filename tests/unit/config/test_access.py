@@ -4,8 +4,8 @@ import pytest
 
 from forebay.config.settings import Settings
 from forebay.config.sources import SettingsError, load_settings
-from forebay.gateway.build import make_authenticator
-from forebay.policy.auth import KeyLimits, Principal
+from forebay.gateway.tuning import make_authenticator
+from forebay.policy.auth import Principal
 
 KEYS = {"API_KEYS": "sk-a,sk-b,sk-c"}
 
@@ -21,8 +21,7 @@ def refusal(**env: str) -> str:
 
 
 def who(settings: Settings, key: str) -> Principal:
-    default = KeyLimits(requests_per_minute=settings.default_rate)
-    found = make_authenticator(settings, default, None, None).authenticate(f"Bearer {key}".encode(), None, 0.0)
+    found = make_authenticator(settings, None, None).authenticate(f"Bearer {key}".encode(), None, 0.0)
     assert isinstance(found, Principal)
     return found
 
@@ -90,7 +89,7 @@ def test_no_secret_is_in_what_settings_or_keys_show() -> None:
         SECRET_KEY="x" * 32,
         DATABASE_URL="postgresql://u:hunter2@h/d",
     )
-    shown = repr(settings) + str(settings) + repr(make_authenticator(settings, KeyLimits(), None, None))
+    shown = repr(settings) + str(settings) + repr(make_authenticator(settings, None, None))
     assert not any(secret in shown for secret in ("sk-a", "sk-admin", "xxxx", "hunter2"))
 
 
