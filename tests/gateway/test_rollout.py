@@ -87,6 +87,7 @@ def start_serve(tmp_path: Path) -> StartServe:
             process.kill()
             await process.wait()
             async with asyncio.timeout(5):
+                await process.stdout.read()  # else its pipe outlives the loop
                 while any(alive(pid) for pid in family):
                     await asyncio.sleep(0.02)
 
