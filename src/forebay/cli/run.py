@@ -12,6 +12,7 @@ from forebay.config.settings import Settings
 from forebay.gateway.build import Gateway, GatewayServer
 from forebay.listening import url_of
 from forebay.replicas.discovery.source import Source
+from forebay.store.ledger import NoSpool
 from forebay.store.tokens import KeySetError
 
 
@@ -28,6 +29,8 @@ def run_gateway(settings: Settings, sources: Sequence[Source]) -> None:
         uvloop.run(run())
     except KeySetError as wrong:
         fail(f"jwks: {wrong}")
+    except NoSpool as wrong:
+        fail(str(wrong))
     finally:
         writer.stop()
 

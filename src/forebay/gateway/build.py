@@ -39,6 +39,7 @@ from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
+from forebay.store.ledger import Ledger, ledger_of
 from forebay.store.tokens import Tokens
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView, watch_engines
@@ -76,7 +77,9 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.recorder = Recorder(self.metrics, writer if settings.access_log else None)
+        self.ledger = ledger_of(settings, database) if database is not None and settings.keeps_usage else None
+        tally = self.ledger.tally if self.ledger is not None else None
+        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
@@ -124,8 +127,14 @@ class Gateway:
 
     # Life
     def start(self, connections: set[Any]) -> None:
-        """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
+        """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones.
+
+        Raises `KeySetError` or `NoSpool`.
+        """
         self.connections = connections
+        if self.ledger is not None:
+            self.ledger.start()
+            self._spawn(self.ledger.run())
         self._spawn(self._keep_time())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
         self.membership.follow()
@@ -140,6 +149,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.ledger is not None:
+            await self.ledger.close()
         for replica in self.replicas:
             replica.upstream.close()
         if self.keys is not None:
@@ -270,8 +281,18 @@ class Gateway:
                 metric.KEY_LOOKUPS,
                 lambda: [(("found",), keys.found), (("unknown",), keys.unknown), (("failed",), keys.failed)],
             )
+        if self.ledger is not None:
+            self._watch_usage(self.ledger)
         if self.tokens is not None and (key_set := self.tokens.key_set) is not None:
             watch_metric(metric.KEY_SET_FAILURES, lambda: [((), key_set.failures)])
+
+    def _watch_usage(self, ledger: Ledger) -> None:
+        self.metrics.watch(metric.USAGE_WAITING, lambda: [((), ledger.waiting_bytes)])
+        self.metrics.watch(metric.USAGE_DROPPED, lambda: [((), ledger.dropped)])
+        self.metrics.watch(
+            metric.USAGE_FAILURES,
+            lambda: [(("spool",), ledger.failed_to_keep), (("database",), ledger.failed_to_upload)],
+        )
 
 
 class GatewayServer(uvicorn.Server):
