@@ -10,6 +10,7 @@ from forebay.config.settings import Settings
 from forebay.fleet import Fleet, Slot
 from forebay.gateway.build import Gateway, GatewayServer
 from forebay.rollout import Rollout
+from forebay.store.audit import Actor
 from forebay.store.database import Database
 from forebay.telemetry.logging import LogWriter
 
@@ -34,7 +35,13 @@ async def serve_engines(
     fleet = Fleet(gateway, directory, on_ready, server.stop)
     gateway.on_stall = fleet.stalled
     gateway.rollout = rollout = Rollout(fleet, read_slots)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, rollout.begin)
+    loop = asyncio.get_running_loop()
+
+    def begin_rollout() -> None:
+        if rollout.begin():
+            loop.run_in_executor(None, gateway.audit.note, Actor("SIGHUP", ""), "rollout.begun")
+
+    loop.add_signal_handler(signal.SIGHUP, begin_rollout)
     for slot in slots:
         fleet.start(slot)
     await server.serve([sock])

@@ -37,6 +37,7 @@ from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.store.audit import AuditLog
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
 from forebay.store.ledger import Ledger, ledger_of
@@ -87,6 +88,7 @@ class Gateway:
         self.engines: list[EngineView] = []
         self.rollout: RolloutView | None = None  # set by who owns engines
         self.database = database
+        self.audit = AuditLog(database)
         default = KeyLimits(requests_per_minute=settings.default_rate)
         self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
         self.tokens = Tokens(settings, default) if settings.uses_tokens else None

@@ -13,6 +13,7 @@ from decimal import Decimal
 from itertools import groupby, islice
 from typing import Any, Literal
 
+import msgspec
 from sqlalchemy import Connection, Select, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -83,6 +84,11 @@ class Sum:
     of: dict[str, Any]
     counts: Counts
     cost: Decimal | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All of it, flat."""
+        return {**self.of, **msgspec.structs.asdict(self.counts), "cost": self.cost}
 
 
 def sums(
