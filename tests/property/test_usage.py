@@ -45,7 +45,7 @@ class Ledgers(RuleBasedStateMachine):
         writer.put(used, time())
         self.kept += sum(counts.requests for counts in used.values())
 
-    @rule(writer=writers, sent=st.integers(1, 5), removed=st.integers(0, 5))
+    @rule(writer=writers, sent=st.integers(1, 5), removed=st.integers(0, 2))
     def send(self, writer: Spool, sent: int, removed: int) -> None:
         """Some of the oldest batches; fewer may be removed than were sent, as where a crash cuts in."""
         self.bring(writer, sent, min(sent, removed))
@@ -90,7 +90,7 @@ class Ledgers(RuleBasedStateMachine):
 
 TestLedgers = Ledgers.TestCase
 TestLedgers.settings = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -16,11 +16,11 @@ from forebay.policy.auth import Principal
 from forebay.policy.prices import Price
 from forebay.policy.usage import Counts
 from forebay.store.database import Database
-from forebay.store.ledger import Ledger, NoSpool
+from forebay.store.ledger import Ledger, NoSpool, open_ledger
 from forebay.store.spool import open_spool
 from forebay.store.usage import Question, Sum, sums
 from forebay.wire.usage import Usage
-from tests.store.databases import made
+from tests.store.databases import made, settings_for
 
 ACME, OTHER = Principal("acme", "key-1"), Principal("other", "key-2")
 TODAY = datetime.now(UTC).date().isoformat()
@@ -34,7 +34,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def ledger_in(database: Database, root: Path, most_bytes: int = 1 << 20) -> Ledger:
-    return Ledger(database, root, most_bytes=most_bytes, flush_s=0.1, keep_s=86_400.0)
+    return Ledger(database, open_spool(root, most_bytes), flush_s=0.1, keep_s=86_400.0)
 
 
 def use(ledger: Ledger, times: int = 1, principal: Principal = ACME, model: str = "m") -> None:
@@ -133,10 +133,10 @@ async def test_postgresql_away_and_back_loses_nothing(
         for _ in range(5):
             use(ledger)
             ledger.hand_over()
-        await until(lambda: ledger.failed_to_upload > 0 and ledger.waiting_bytes > 0)
+        await until(lambda: ledger.failed_to_upload > 0 and ledger.spool.waiting_bytes > 0)
         cut_postgres(False)
         await until(lambda: requests(database) == 6)
-        await until(lambda: ledger.waiting_bytes == 0)
+        await until(lambda: ledger.spool.waiting_bytes == 0)
         assert ledger.dropped == 0
     database.close()
 
@@ -164,7 +164,7 @@ async def test_a_full_database_is_waited_for(tmp_path: Path) -> None:
         for number in range(200):  # more than fits
             use(ledger, model=f"{number:0100}")
         await until(lambda: ledger.failed_to_upload > 0)
-        assert ledger.waiting_bytes > 0
+        assert ledger.spool.waiting_bytes > 0
         with database.engine.begin() as connection:
             connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
         await until(lambda: requests(database) == 200)
@@ -181,7 +181,7 @@ async def test_a_full_spool_leaves_usage_in_memory(postgres: str, tmp_path: Path
                 ledger.hand_over()
             await until(lambda: ledger.failed_to_keep > 0)
             connection.rollback()
-            await until(lambda: ledger.waiting_bytes == 0)
+            await until(lambda: ledger.spool.waiting_bytes == 0)
             use(ledger)
             await until(lambda: requests(database) == 11)
             assert ledger.dropped == 0
@@ -231,7 +231,20 @@ async def test_a_batch_too_old_or_unreadable_is_in_nobodys_way(database: Databas
     assert left_in(tmp_path, "refused-*.json") == 2
 
 
-async def test_no_place_for_the_spool_is_said_at_the_start(database: Database, tmp_path: Path) -> None:
+def test_no_place_for_the_spool_is_said_at_the_start(database: Database, database_url: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NoSpool, match="usage_spool_dir"):
-        ledger_in(database, tmp_path / "file" / "x").start()
+        open_ledger(settings_for(database_url, usage_spool_dir=tmp_path / "file"), database)
+
+
+def test_two_databases_never_share_a_spool(tmp_path: Path) -> None:
+    """Else what was spooled for one would end in the other."""
+    roots = set()
+    for name in ("one", "two"):
+        database = made(f"sqlite:///{tmp_path}/{name}.db")
+        for _ in range(2):
+            ledger = open_ledger(settings_for("sqlite:///x", usage_spool_dir=tmp_path), database)
+            roots.add(ledger.spool.root)
+            ledger.spool.close()
+        database.close()
+    assert len(roots) == 2

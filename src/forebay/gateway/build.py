@@ -40,7 +40,7 @@ from forebay.replicas.replica import Replica
 from forebay.store.audit import AuditLog
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
-from forebay.store.ledger import Ledger, ledger_of
+from forebay.store.ledger import Ledger, open_ledger
 from forebay.store.tokens import Tokens
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView, watch_engines
@@ -66,7 +66,7 @@ class RolloutView(Protocol):
 
 
 class Gateway:
-    """One process's data plane: the pipeline, the replicas, and what watches them."""
+    """One process's data plane: the pipeline, the replicas, and what watches them. Raises `NoSpool`."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.ledger = ledger_of(settings, database) if database is not None and settings.keeps_usage else None
+        self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
         self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
@@ -129,10 +129,7 @@ class Gateway:
 
     # Life
     def start(self, connections: set[Any]) -> None:
-        """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones.
-
-        Raises `KeySetError` or `NoSpool`.
-        """
+        """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
         if self.ledger is not None:
             self.ledger.start()
@@ -289,7 +286,7 @@ class Gateway:
             watch_metric(metric.KEY_SET_FAILURES, lambda: [((), key_set.failures)])
 
     def _watch_usage(self, ledger: Ledger) -> None:
-        self.metrics.watch(metric.USAGE_WAITING, lambda: [((), ledger.waiting_bytes)])
+        self.metrics.watch(metric.USAGE_WAITING, lambda: [((), ledger.spool.waiting_bytes)])
         self.metrics.watch(metric.USAGE_DROPPED, lambda: [((), ledger.dropped)])
         self.metrics.watch(
             metric.USAGE_FAILURES,

@@ -45,18 +45,19 @@ class NoSpool(Exception):
 class Ledger:
     """One gateway's. Give it what is used through `tally`."""
 
-    def __init__(self, database: Database, root: Path, *, most_bytes: int, flush_s: float, keep_s: float) -> None:
+    def __init__(self, database: Database, spool: Spool, *, flush_s: float, keep_s: float) -> None:
         self.tally = Tally()
+        self.spool = spool
         self.dropped = 0  # requests
         self.failed_to_keep = self.failed_to_upload = 0
         self._database = database
-        self._root = root
-        self._most_bytes = most_bytes
         self._flush_s = flush_s
         self._keep_s = keep_s
         self._since = time()
-        self._spool: Spool | None = None
-        self._threads: list[threading.Thread] = []
+        self._threads = [
+            threading.Thread(target=work, name=f"forebay-usage-{name}", daemon=True)
+            for name, work in (("keep", self._keep), ("upload", self._upload))
+        ]
         self._handed: queue.SimpleQueue[Entries | None] = queue.SimpleQueue()
         self._away = ""  # why the database does not take usage
         self._lock = threading.Lock()  # of `dropped`, which both threads count
@@ -64,27 +65,13 @@ class Ledger:
         self._closing = threading.Event()
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.tally!r} {self._spool!r} {'away' if self._away else 'up'}>"
-
-    @property
-    def waiting_bytes(self) -> int:
-        """What is in the spool."""
-        return self._spool.waiting_bytes if self._spool is not None else 0
+        return f"<Ledger {self.tally!r} {self.spool!r} {'away' if self._away else 'up'}>"
 
     # On the event loop
     def start(self) -> None:
-        """Open the spool and start the threads. Raises `NoSpool`."""
-        try:
-            spool = self._spool = open_spool(self._root, self._most_bytes)
-        except OSError as failure:
-            raise NoSpool(
-                f"usage_spool_dir: {self._root} cannot be used: {failure.strerror or failure}; name another, or set "
-                "usage_ledger to false"
-            ) from None
+        """Start the threads."""
         self._news.set()  # there may be some that dead writers left behind
-        for name, work in (("keep", self._keep), ("upload", self._upload)):
-            thread = threading.Thread(target=work, args=(spool,), name=f"forebay-usage-{name}", daemon=True)
-            self._threads.append(thread)
+        for thread in self._threads:
             thread.start()
 
     async def run(self) -> None:
@@ -104,20 +91,21 @@ class Ledger:
         self.hand_over()
         self._handed.put(None)
         for thread in self._threads:
-            await asyncio.to_thread(thread.join, CLOSE_S)
+            if thread.ident is not None:
+                await asyncio.to_thread(thread.join, CLOSE_S)
             self._closing.set()
             self._news.set()
 
     # In the thread that keeps
-    def _keep(self, spool: Spool) -> None:
+    def _keep(self) -> None:
         kept: Entries = {}
         while (entries := self._next(again=bool(kept))) is not None:
             join(kept, entries)
-            if self._put(spool, kept):
+            if self._put(kept):
                 kept = {}
             elif dropped := cut(kept):
                 self._drop(dropped, "too much of it waits in memory")
-        if kept and not self._put(spool, kept):
+        if kept and not self._put(kept):
             self._drop(cut(kept, 0), "the gateway stops, and the spool takes none")
 
     def _next(self, *, again: bool) -> Entries | None:
@@ -127,9 +115,9 @@ class Ledger:
         except queue.Empty:
             return {}
 
-    def _put(self, spool: Spool, entries: Entries) -> bool:
+    def _put(self, entries: Entries) -> bool:
         try:
-            spool.put(entries, time())
+            self.spool.put(entries, time())
         except OSError as failure:
             self.failed_to_keep += 1
             if self.failed_to_keep == 1 or self.failed_to_keep % 1000 == 0:
@@ -144,25 +132,25 @@ class Ledger:
         log.error("usage was dropped", extra={"requests": requests, "why": reason})
 
     # In the thread that uploads
-    def _upload(self, spool: Spool) -> None:
+    def _upload(self) -> None:
         while not self._closing.is_set():
             if not self._away:
                 self._news.wait(LOOK_ROUND_S)
             self._news.clear()
-            self._bring(spool)
+            self._bring()
             if self._away:
                 self._closing.wait(RETRY_S)
-        self._bring(spool, last=True)
+        self._bring(last=True)
 
-    def _bring(self, spool: Spool, *, last: bool = False) -> None:
+    def _bring(self, *, last: bool = False) -> None:
         """Bring everything that waits, what dead writers left behind first."""
         try:
-            for orphan in orphans(self._root):
+            for orphan in orphans(self.spool.root):
                 self._finish(orphan)
             if last:
-                self._finish(spool)
+                self._finish(self.spool)
             else:
-                self._empty(spool)
+                self._empty(self.spool)
         except Exception as failure:  # noqa: BLE001 (a bug must not end the thread: all usage would wait for ever)
             self.failed_to_upload += 1
             if not self._away:
@@ -225,15 +213,17 @@ class Ledger:
         log.error("a batch of usage is set aside", extra={"file": str(place), "why": reason[:300]})
 
 
-def ledger_of(settings: Settings, database: Database) -> Ledger:
-    """The ledger in a database, as settings have it."""
-    return Ledger(
-        database,
-        (settings.usage_spool_dir or data_file("usage")) / _place(database),
-        most_bytes=settings.max_usage_spool_bytes,
-        flush_s=settings.usage_flush_s,
-        keep_s=float(settings.usage_spool_days * DAY_S),
-    )
+def open_ledger(settings: Settings, database: Database) -> Ledger:
+    """The ledger in a database, with a spool of its own. Raises `NoSpool`."""
+    root = (settings.usage_spool_dir or data_file("usage")) / _place(database)
+    try:
+        spool = open_spool(root, settings.max_usage_spool_bytes)
+    except OSError as failure:
+        raise NoSpool(
+            f"usage_spool_dir: {root} cannot be used: {failure.strerror or failure}; name another, or set usage_ledger "
+            "to false"
+        ) from None
+    return Ledger(database, spool, flush_s=settings.usage_flush_s, keep_s=float(settings.usage_spool_days * DAY_S))
 
 
 def _place(database: Database) -> str:

@@ -41,6 +41,7 @@ class Spool:
     """One writer's directory, locked. `put` is one thread's, what takes batches out is another's."""
 
     def __init__(self, directory: Path, lock: int, most_bytes: int = 0) -> None:
+        self.root = directory.parent
         self.writer = directory.name
         self._directory = directory
         self._lock = lock
@@ -83,7 +84,7 @@ class Spool:
 
     def set_aside(self, path: Path) -> Path:
         """Put a batch that cannot be used where it is in nobody's way, for a person to look at; return where."""
-        place = self._directory.parent / f"refused-{self.writer}-{path.name}"
+        place = self.root / f"refused-{self.writer}-{path.name}"
         self._bytes_out += path.stat().st_size
         return path.rename(place)
 
