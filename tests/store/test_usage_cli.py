@@ -46,7 +46,7 @@ def test_the_three_formats_tell_the_same(home: Path) -> None:
     assert (rows[1]["requests"], rows[1]["cost"]) == (4, None)
     read = list(csv.DictReader(io.StringIO(forebay(home, *words, "--format", "csv"))))
     assert read == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
-    table = [line.split() for line in forebay(home, *words).splitlines()]
+    table = [line.split() for line in forebay(home, *words, COLUMNS="40").splitlines()]
     assert table == [columns, *([value for value in row.values() if value] for row in read)]
 
 

@@ -20,6 +20,8 @@ from forebay.config.settings import Settings
 from forebay.config.sources import SettingsError, load_settings
 from forebay.store.database import Database, DatabaseError, open_database, why
 
+_WIDE = 10_000  # columns: a figure that is cut off is a wrong figure
+
 
 class Format(StrEnum):
     """How rows are printed."""
@@ -68,7 +70,7 @@ def print_table(rows: list[list[str]], *columns: str) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(soft_wrap=True).print(table)
+    Console(width=_WIDE).print(table)
 
 
 def cell(value: Any) -> str:
