@@ -227,6 +227,7 @@ class Unavailable(Refusal):
         "engine_error": "The engine failed on this request; its log says why.",
         "keys_unavailable": "Who the caller is cannot be found out just now: the keys' database, or the tokens' key "
         "set, cannot be reached.",
+        "database_unavailable": "The database of usage and the audit log cannot be reached just now.",
     }
 
 

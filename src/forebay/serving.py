@@ -12,6 +12,7 @@ from forebay.fleet import Fleet, Slot
 from forebay.gateway.build import Gateway, GatewayServer
 from forebay.gateway.reloading import Reloading
 from forebay.rollout import Rollout
+from forebay.store.audit import Actor
 from forebay.store.database import Database
 from forebay.telemetry.logging import LogWriter
 
@@ -39,13 +40,15 @@ async def serve_engines(
     gateway.rollout = rollout = Rollout(fleet, read_slots)
     if loader is not None:
         gateway.reloading = Reloading(gateway, loader)
+    loop = asyncio.get_running_loop()
 
     def read_again() -> None:
         if gateway.reloading is not None:
             gateway.reloading.begin()
-        rollout.begin()
+        if rollout.begin():
+            loop.run_in_executor(None, gateway.audit.note, Actor("SIGHUP", ""), "rollout.begun")
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_again)
+    loop.add_signal_handler(signal.SIGHUP, read_again)
     for slot in slots:
         fleet.start(slot)
     await server.serve([sock])

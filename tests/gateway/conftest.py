@@ -72,7 +72,8 @@ def start_gateway(tmp_path: Path) -> StartGateway:
     async def start(
         *upstreams: str, ready: bool = True, sources: Sequence[Source] | None = None, **flags: Any
     ) -> AsyncIterator[Running]:
-        usual = {"api_keys": (KEY,), "port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0}
+        usual: dict[str, Any] = {"api_keys": (KEY,), "port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0}
+        usual["usage_spool_dir"] = tmp_path / "spool"
         flags = {**usual, "routing": "least_outstanding", **flags}
         settings, _ = load_settings({"upstream": upstreams, **flags}, env={})
         sources = sources if sources is not None else discovery_sources(settings)

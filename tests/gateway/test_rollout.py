@@ -1,6 +1,7 @@
 """`forebay serve` as a process over stand-ins for vLLM: several models, and replacing engines while requests go on."""
 
 import asyncio
+import json
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -137,6 +138,8 @@ async def test_changed_options_come_into_force_without_a_failed_request(how: str
         status = await serve.status()
         assert [engine["name"] for engine in status["engines"]] == ["engine-2", "engine-3"]
         assert len(status["replicas"]) == 2
+        noted = [line for line in (serve.file.parent / "log").read_text().splitlines() if "rollout.begun" in line]
+        assert [json.loads(line)["actor"] == "SIGHUP" for line in noted] == [how == "signal"]
 
 
 async def test_an_engine_that_fails_leaves_the_old_one_in_its_place(start_serve: StartServe) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jwt
 import pytest
 
+from forebay.store.tables import SCHEMA
 from tests.store.databases import made
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -99,7 +100,7 @@ def test_a_gateway_refuses_to_start_on_tables_that_are_not_there(home: Path, pos
     told = forebay(home, *gateway, status=1, DATABASE_URL=postgres)
     assert "run `forebay db upgrade`" in told
     assert told.count("\n") == 1
-    assert "is at 0001" in forebay(home, "db", "upgrade", DATABASE_URL=postgres)
+    assert f"is at {SCHEMA}" in forebay(home, "db", "upgrade", DATABASE_URL=postgres)
     made(postgres).close()
     assert as_json_of(home, postgres) == []
 

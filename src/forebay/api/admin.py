@@ -3,8 +3,10 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from forebay.api.usage import actor_of
 from forebay.refusals import Conflict, NotFound
 
 router = APIRouter(prefix="/admin/v1", tags=["admin"])
@@ -16,6 +18,8 @@ async def begin_rollout(request: Request, force: Annotated[bool, Body(embed=True
     rollout = _rollout(request)
     if not rollout.begin(force=force):
         raise Conflict("A rollout is under way; GET /admin/v1/rollout shows it.", code="rollout_running")
+    note = request.app.state.gateway.audit.note
+    await run_in_threadpool(note, actor_of(request), "rollout.begun", force=force)
     return JSONResponse(rollout.describe(), 202)
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 
+from forebay.api.usage import actor_of
 from forebay.policy.grants import Grant, Key, Limits, NewKey, NotValid, Tenant, TenantName
 from forebay.refusals import BadRequest, Conflict, NotFound, Unavailable
 from forebay.store.keys import PAGE, Keys, RevokedKey, UnknownKey
@@ -123,7 +124,7 @@ def _keys(request: Request) -> Keys:
     database: Any = request.app.state.gateway.database
     if database is None:
         raise NotFound("Keys are not kept in a database here; set keys_database or database_url.")
-    return Keys(database)
+    return Keys(database, actor_of(request))
 
 
 def _made(response: Response, key: Key, text: str) -> MadeKey:

@@ -10,6 +10,7 @@ from forebay.cli.gateway import gateway
 from forebay.cli.keys import keys
 from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
+from forebay.cli.usage import audit, usage
 
 app = typer.Typer(
     name="forebay",
@@ -24,6 +25,8 @@ app.command(name="rollout")(rollout)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
 app.add_typer(config.app, name="config")
+app.command(name="usage")(usage)
+app.command(name="audit")(audit)
 app.add_typer(keys, name="keys")
 app.add_typer(db, name="db")
 

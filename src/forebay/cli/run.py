@@ -16,6 +16,7 @@ from forebay.gateway.build import Gateway, GatewayServer
 from forebay.gateway.reloading import Reloading
 from forebay.listening import url_of
 from forebay.replicas.discovery.source import Source
+from forebay.store.ledger import NoSpool
 from forebay.store.tokens import KeySetError
 
 
@@ -35,6 +36,8 @@ def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -
         uvloop.run(run())
     except KeySetError as wrong:
         fail(f"jwks: {wrong}")
+    except NoSpool as wrong:
+        fail(str(wrong))
     finally:
         writer.stop()
 

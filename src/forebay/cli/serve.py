@@ -23,6 +23,7 @@ from forebay.fleet import Slot
 from forebay.models.default import ModelUnavailable
 from forebay.rollout import CannotPlan
 from forebay.serving import serve_engines
+from forebay.store.ledger import NoSpool
 from forebay.store.tokens import KeySetError
 
 MADE_KEY_PREFIX = "sk-run-"
@@ -122,6 +123,8 @@ def _run(
         uvloop.run(serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready, loader, database))
     except KeySetError as wrong:
         fail(f"jwks: {wrong}")
+    except NoSpool as wrong:
+        fail(str(wrong))
     finally:
         writer.stop()
 

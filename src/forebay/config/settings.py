@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from forebay.policy.prices import Price
+
 MIB = 1024 * 1024
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 MIN_SECRET_BYTES = 32
@@ -155,6 +157,45 @@ class Settings(BaseModel):
     )
     key_cache_size: int = setting(
         20_000, "Keys, and as many tokens, remembered; about 1 KiB each.", group="keys", ge=16, le=10_000_000
+    )
+
+    # Who used how much
+    usage_ledger: bool = setting(
+        True, "Keep a ledger of usage, by key, model and day, where there is a database for keys.", group="usage"
+    )
+    usage_flush_s: float = setting(
+        1.0,
+        "Longest time for which usage is in memory only, and lost if the process is killed, seconds.",
+        group="usage",
+        ge=0.1,
+        le=60,
+        allow_inf_nan=False,
+    )
+    usage_spool_dir: Path | None = setting(
+        None,
+        "Where usage is kept until the database has it; a directory below FOREBAY_HOME, else ~/.local/share/forebay, "
+        "where it is not set. Gateways of one machine may share it.",
+        group="usage",
+    )
+    max_usage_spool_bytes: int = setting(
+        256 * MIB,
+        "Most that one gateway spools while the database is away, bytes; then usage stays in memory.",
+        group="usage",
+        ge=64 * 1024,
+    )
+    usage_spool_days: int = setting(
+        30,
+        "Time after which spooled usage is too old for the database and dropped, days.",
+        group="usage",
+        ge=1,
+        le=3650,
+    )
+    prices: dict[str, Price] = setting(
+        {},
+        "What a million tokens of a model cost, as a table: prices.'model' = {prompt = 0.15, completion = 0.6}, and "
+        "cached_prompt where that differs; JSON in the environment. Any currency, for the column cost.",
+        group="usage",
+        roles=(),
     )
 
     # Tokens (JWT) instead of keys
@@ -671,6 +712,10 @@ class Settings(BaseModel):
     def uses_database(self) -> bool:
         """Whether keys are looked up in the database."""
         return self.keys_database or self.database_url is not None
+
+    @property
+    def keeps_usage(self) -> bool:
+        return self.usage_ledger and self.uses_database
 
     @property
     def uses_tokens(self) -> bool:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import admin, health, keys, models
+from forebay.api import admin, health, keys, models, usage
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, require, settled
@@ -23,7 +23,7 @@ log = logging.getLogger("forebay.access")
 
 OPEN = (health.router,)
 KEYED = (models.router, health.metrics_router)  # metrics may be opened: `metrics_public`
-ADMIN = (admin.router, keys.router)
+ADMIN = (admin.router, keys.router, usage.router)
 
 
 def make_app(gateway: "Gateway") -> FastAPI:

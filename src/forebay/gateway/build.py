@@ -38,9 +38,11 @@ from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.store.audit import AuditLog
 from forebay.store.cache_redis import SharedEntries
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
+from forebay.store.ledger import Ledger, open_ledger
 from forebay.store.shared_limits import SharedLimits
 from forebay.store.tokens import Tokens
 from forebay.telemetry import catalogue as metric
@@ -71,7 +73,7 @@ class RolloutView(Protocol):
 
 
 class Gateway:
-    """One process's data plane: the pipeline, the replicas, and what watches them."""
+    """One process's data plane: the pipeline, the replicas, and what watches them. Raises `NoSpool`."""
 
     def __init__(
         self,
@@ -83,7 +85,9 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.recorder = Recorder(self.metrics, writer if settings.access_log else None)
+        self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
+        tally = self.ledger.tally if self.ledger is not None else None
+        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
@@ -92,6 +96,7 @@ class Gateway:
         self.rollout: RolloutView | None = None  # set by who owns engines
         self.reloading: Reloading | None = None  # set by who can load the settings again
         self.database = database
+        self.audit = AuditLog(database)
         default = KeyLimits(requests_per_minute=settings.default_rate)
         self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
         self.tokens = Tokens(settings, default) if settings.uses_tokens else None
@@ -132,6 +137,9 @@ class Gateway:
         self.local_limits.turn(*day_and_month(time.time()))
         if self.shared_limits is not None:
             self._spawn(self.shared_limits.run())
+        if self.ledger is not None:
+            self.ledger.start()
+            self._spawn(self.ledger.run())
         self._spawn(self._keep_time())
         if self.reloading is not None:
             self._spawn(self.reloading.watch())
@@ -150,6 +158,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.ledger is not None:
+            await self.ledger.close()
         for replica in self.replicas:
             replica.upstream.close()
         if self.caching.shared is not None:
@@ -339,12 +349,22 @@ class Gateway:
                 metric.KEY_LOOKUPS,
                 lambda: [(("found",), keys.found), (("unknown",), keys.unknown), (("failed",), keys.failed)],
             )
+        if self.ledger is not None:
+            self._watch_usage(self.ledger)
         if self.tokens is not None and (key_set := self.tokens.key_set) is not None:
             watch_metric(metric.KEY_SET_FAILURES, lambda: [((), key_set.failures)])
 
     def _reloads(self) -> list[tuple[tuple[str, ...], float]]:
         counts = self.reloading.counts if self.reloading is not None else {}
         return [((result,), count) for result, count in counts.items()]
+
+    def _watch_usage(self, ledger: Ledger) -> None:
+        self.metrics.watch(metric.USAGE_WAITING, lambda: [((), ledger.spool.waiting_bytes)])
+        self.metrics.watch(metric.USAGE_DROPPED, lambda: [((), ledger.dropped)])
+        self.metrics.watch(
+            metric.USAGE_FAILURES,
+            lambda: [(("spool",), ledger.failed_to_keep), (("database",), ledger.failed_to_upload)],
+        )
 
 
 class GatewayServer(uvicorn.Server):

@@ -15,6 +15,7 @@ from forebay.config.reload import CannotFollow, Changes, follow
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader, SettingsError
 from forebay.gateway.tuning import Tuning
+from forebay.store.audit import Actor
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -73,6 +74,9 @@ class Reloading:
                 self._failed(str(wrong))
                 return False
             self._gateway.change(settings, tuning)
+            await asyncio.to_thread(
+                self._gateway.audit.note, Actor("settings", ""), "settings.reloaded", str(self._file)
+            )
             self._succeeded(changes)
             return True
 

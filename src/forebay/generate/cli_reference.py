@@ -45,7 +45,8 @@ def _section(name: str, command: Any) -> str:
 
 
 def _is_setting(parameter: Any) -> bool:
-    return parameter.param_type_name == "option" and parameter.name in Settings.model_fields
+    """Settings' options are in the panels of their groups; a command's own may have the same name."""
+    return parameter.name in Settings.model_fields and getattr(parameter, "rich_help_panel", None) is not None
 
 
 def _name(parameter: Any) -> str:

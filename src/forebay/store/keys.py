@@ -5,7 +5,8 @@ database has its SHA-256, which needs no salt and no slow hash, because nobody c
 """
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from forebay.policy.grants import Grant, ImportedKey, Key, Limits, NewKey, NotValid, Tenant, at, not_valid
+from forebay.store.audit import Actor, AuditLog, command_line
 from forebay.store.database import Database
 from forebay.store.tables import key_secrets, keys, tenants
 
@@ -32,10 +34,14 @@ class RevokedKey(Exception):
 
 
 class Keys:
-    """The keys in one database. `wall` is the time in wall-clock seconds."""
+    """The keys in one database. `wall` is the time in wall-clock seconds; `actor` is who changes them: whoever runs
+    this process, where nobody is named.
+    """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, actor: Actor | None = None) -> None:
         self._database = database
+        self._actor = actor or command_line()
+        self._audit = AuditLog(database)
 
     def create(self, new: NewKey, wall: float) -> tuple[Key, str]:
         """Make a key; return it and its text, which nobody can tell again."""
@@ -43,7 +49,7 @@ class Keys:
             raise NotValid("expires_at", "must be in the future")
         key_id = secrets.token_hex(8)
         text = _new_text(key_id)
-        with self._database.change() as (connection, number):
+        with self._changing("key.created", key_id, _told(new)) as (connection, number):
             _make_tenants(connection, {new.tenant}, number)
             connection.execute(insert(keys), _row(new, key_id, wall, number))
             connection.execute(insert(key_secrets), {"digest": _digest(text), "key_id": key_id})
@@ -65,7 +71,7 @@ class Keys:
     def change(self, key_id: str, fields: Grant) -> Key:
         """Take on those of the fields that were set. Raises `UnknownKey` or `RevokedKey`."""
         values = _stored(fields.model_dump(exclude_unset=True))
-        with self._database.change() as (connection, number):
+        with self._changing("key.changed", key_id, _told(fields)) as (connection, number):
             _alive(connection, key_id)
             connection.execute(update(keys).where(keys.c.id == key_id).values(changed=number, **values))
         return self.show(key_id)
@@ -73,7 +79,7 @@ class Keys:
     def rotate(self, key_id: str, wall: float, grace_s: float = 0.0) -> tuple[Key, str]:
         """Give a key another text; the one before goes on opening it for `grace_s`. Raises as `change` does."""
         text = _new_text(key_id)
-        with self._database.change() as (connection, number):
+        with self._changing("key.rotated", key_id, {"grace_s": grace_s}) as (connection, number):
             _alive(connection, key_id)
             mine = key_secrets.c.key_id == key_id
             until = wall + grace_s
@@ -88,7 +94,7 @@ class Keys:
 
     def revoke(self, key_id: str, wall: float) -> Key:
         """End a key for good; again does no harm. Raises `UnknownKey`."""
-        with self._database.change() as (connection, number):
+        with self._changing("key.revoked", key_id, {}) as (connection, number):
             if _of(connection, key_id)["revoked_at"] is None:
                 connection.execute(update(keys).where(keys.c.id == key_id).values(revoked_at=wall, changed=number))
                 connection.execute(delete(key_secrets).where(key_secrets.c.key_id == key_id))
@@ -97,7 +103,8 @@ class Keys:
     def take_in(self, imported: Iterable[ImportedKey], wall: float) -> int:
         """Import keys made elsewhere, all or none; return how many. Raises `NotValid` where one is known already."""
         count, entries = 0, iter(imported)
-        with self._database.change() as (connection, number):
+        details: dict[str, Any] = {}
+        with self._changing("keys.imported", "", details) as (connection, number):
             known: set[str] = set()
             while batch := list(islice(entries, _BATCH)):
                 new = {entry.tenant for entry in batch} - known
@@ -105,11 +112,12 @@ class Keys:
                 known |= new
                 _insert_imported(connection, batch, wall, number)
                 count += len(batch)
+            details["count"] = count
         return count
 
     def set_tenant(self, name: str, limits: Limits) -> Tenant:
         """Take on those of a tenant's limits that were set; a tenant not yet known is made."""
-        with self._database.change() as (connection, number):
+        with self._changing("tenant.set", name, _told(limits)) as (connection, number):
             _make_tenants(connection, {name}, number)
             values = limits.model_dump(exclude_unset=True)
             connection.execute(update(tenants).where(tenants.c.id == name).values(changed=number, **values))
@@ -121,6 +129,16 @@ class Keys:
         chosen = select(tenants).where(tenants.c.id > after).order_by(tenants.c.id).limit(limit)
         with self._database.engine.connect() as connection:
             return [_tenant(row) for row in connection.execute(chosen).mappings()]
+
+    def _changing(
+        self, action: str, target: str, details: Mapping[str, Any]
+    ) -> AbstractContextManager[tuple[Connection, int]]:
+        return self._audit.changing(self._actor, action, target, details)
+
+
+def _told(fields: Limits) -> dict[str, Any]:
+    """What the audit log tells of fields that were set."""
+    return fields.model_dump(mode="json", exclude_unset=True)
 
 
 def _new_text(key_id: str) -> str:

@@ -10,6 +10,7 @@ In SQLite the tables are kept in the order of their keys (no rowid): a look-up i
 from sqlalchemy import (
     BigInteger,
     Column,
+    Date,
     Double,
     ForeignKey,
     Index,
@@ -20,7 +21,9 @@ from sqlalchemy import (
     Table,
 )
 
-SCHEMA = "0001"  # the newest migration: what this code needs
+from forebay.policy.usage import FIELDS
+
+SCHEMA = "0003"  # the newest migration: what this code needs
 metadata = MetaData()
 
 
@@ -72,4 +75,38 @@ key_secrets = Table(
     sqlite_with_rowid=False,
 )
 
-# The usage ledger and the audit log have their place here, and a migration each.
+# The ledger: what a key used of a model in a day (UTC). Whose keys they are is not looked up: tokens' subjects and
+# configured keys are in it too. `policy/usage.py` says what the figures are.
+usage = Table(
+    "usage",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("tenant", String, primary_key=True),
+    Column("key_id", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in FIELDS),
+    Index("usage_tenant", "tenant", "day"),
+    Index("usage_key", "key_id", "day"),
+)
+
+# Who adds to the ledger, and the number of its latest batch that is in.
+usage_writers = Table(
+    "usage_writers",
+    metadata,
+    Column("writer", String(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+# What administrators did. Only ever added to.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("actor", String, nullable=False),  # a key's id, or who typed the command
+    Column("address", String, nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", String, nullable=False),
+    Column("details", String, nullable=False),  # a JSON object
+    sqlite_autoincrement=True,
+)

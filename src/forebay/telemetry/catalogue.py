@@ -193,6 +193,18 @@ KEY_LOOKUPS = Metric(
 KEY_SET_FAILURES = Metric(
     "forebay_key_set_failures_total", "counter", "Times the tokens' key set (JWKS) could not be read."
 )
+USAGE_WAITING = Metric(
+    "forebay_usage_spool_bytes", "gauge", "Usage that is on disk and not in the database yet, as spooled."
+)
+USAGE_FAILURES = Metric(
+    "forebay_usage_failures_total",
+    "counter",
+    "Times usage could not be written, by where to: spool, database. It stays and is written later.",
+    ("to",),
+)
+USAGE_DROPPED = Metric(
+    "forebay_usage_dropped_total", "counter", "Requests whose usage was dropped: too much of it waited, or too long."
+)
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )

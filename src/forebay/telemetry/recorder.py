@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from forebay.policy.usage import Tally
 from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
@@ -77,11 +78,12 @@ class _Series:
 
 
 class Recorder:
-    """Told of each exchange's tokens and end. `writer` takes access lines, None where they are off."""
+    """Told of each exchange's tokens and end. `writer` takes access lines and `tally` usage, None where it is off."""
 
-    def __init__(self, metrics: Metrics, writer: LogWriter | None) -> None:
+    def __init__(self, metrics: Metrics, writer: LogWriter | None, tally: Tally | None = None) -> None:
         self._metrics = metrics
         self.writer = writer
+        self._tally = tally
         self._series: dict[tuple[str, str], _Series] = {}
         self.answered = 0
 
@@ -118,6 +120,16 @@ class Recorder:
             series.completion.value += usage.completion_tokens
         else:
             series.completion.value += exchange.events_out
+        if self._tally is not None and exchange.principal is not None:
+            failed = outcome == "failed" or outcome == "refused"
+            self._tally.add(
+                exchange.principal,
+                exchange.model,
+                usage,
+                exchange.events_out,
+                failed=failed,
+                replayed=exchange.cache_state == "hit",
+            )
         if exchange.error_code:
             self._metrics.counter(metric.ERRORS, (exchange.route.name, exchange.error_code)).value += 1
         if exchange.attempts > 1:
