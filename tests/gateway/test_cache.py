@@ -185,7 +185,6 @@ async def test_only_what_ended_well_is_kept(behaviour: Behaviour, stream: bool, 
 @pytest.mark.parametrize(
     "behaviour",
     [
-        Behaviour(done=False),
         Behaviour(error_after=2),
         Behaviour(faults=[Fault("mid_event", "reset", after=2)]),
         Behaviour(faults=[Fault("token", "finish", after=2)]),

@@ -131,7 +131,7 @@ async def test_where_one_gateways_leader_fails_the_other_gateway_takes_the_lead(
         leader = asyncio.create_task(ask(one))
         await engine.wait_for(lambda e: e.running == 1)
         follower = asyncio.create_task(ask(other))
-        assert (await leader).status == 500
+        assert (await leader).status == 503
         assert (await follower).status == 200
 
 

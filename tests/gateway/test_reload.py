@@ -29,7 +29,8 @@ async def reloadable(
     """A gateway with a file of settings, not watched."""
     replace(file, text)
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
-        reloading = Reloading(running.gateway, Loader.of({}, file, {**OURS, "upstream": (engine.url,)}), 0.02)
+        same = {"upstream": (engine.url,), "usage_spool_dir": running.gateway.settings.usage_spool_dir}
+        reloading = Reloading(running.gateway, Loader.of({}, file, {**OURS, **same}), 0.02)
         running.gateway.reloading = reloading
         assert await reloading.reload()
         yield running, reloading, engine

@@ -33,10 +33,10 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
     def needs(scope: str) -> list[Any]:
         """What lets a request through if its key has a scope; nobody is an administrator without saying who."""
-        auth = gateway.pipeline.auth
-        recognise = auth.recognise if scope == "admin" else auth.authenticate
 
         async def admit(request: Request) -> None:
+            auth = gateway.pipeline.auth  # looked up each time: a reload puts another in its place
+            recognise = auth.recognise if scope == "admin" else auth.authenticate
             who = recognise(*_credentials(request), time())
             principal = who if isinstance(who, Principal) else settled(await who, time())
             require(principal, scope)

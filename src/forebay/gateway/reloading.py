@@ -74,10 +74,9 @@ class Reloading:
                 self._failed(str(wrong))
                 return False
             self._gateway.change(settings, tuning)
-            await asyncio.to_thread(
-                self._gateway.audit.note, Actor("settings", ""), "settings.reloaded", str(self._file)
-            )
             self._succeeded(changes)
+            note = self._gateway.audit.note
+            await asyncio.to_thread(note, Actor("settings file", ""), "settings.reloaded", str(self._file))
             return True
 
     def _prepare(self, running: Settings) -> tuple[Settings, Changes, Tuning]:
