@@ -76,7 +76,7 @@ async def test_what_failed_and_generated_nothing_costs_nothing(start_gateway: St
     async with FakeEngine() as engine, start_gateway(engine.url, key_limits=limits) as running:
         for _ in range(3):
             engine.script(Behaviour(status=500))
-            assert (await chat(running.url, max_tokens=900)).status == 500
+            assert (await chat(running.url, max_tokens=900)).status == 503
         assert (await chat(running.url, max_tokens=900)).status == 200
 
 

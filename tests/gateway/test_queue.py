@@ -28,9 +28,9 @@ async def queued(running: Running, number: int) -> None:
 
 def give(running: Running, key: str, *, priority: int = 0, weight: float = 1.0) -> None:
     """Let a key have a priority and a weight."""
-    known = running.gateway.pipeline.auth._principals
+    known = running.gateway.pipeline.auth._fixed
     for digest, (_, principal) in list(known.items()):
-        if principal == running.gateway.pipeline.auth.authenticate(b"Bearer " + key.encode(), None):
+        if principal == running.gateway.pipeline.auth.authenticate(b"Bearer " + key.encode(), None, 0.0):
             changed = Principal(principal.tenant, principal.key_id, priority=priority, weight=weight)
             known[digest] = (digest, changed)
 
