@@ -37,8 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     with two_engines(options.stall_s) as service:
         found = [asyncio.run(freeze_one(service)) for _ in range(options.trials)]
-        if found:
-            print(f"found after {statistics.median(found):.1f} s (median), {max(found):.1f} s at most, of {len(found)}")
+        print(f"found after {statistics.median(found):.1f} s (median), {max(found):.1f} s at most, of {len(found)}")
         stalls = service.figure("forebay_replica_stalls_total")
         answered = asyncio.run(saturate(service, options.saturate_s))
         false = service.figure("forebay_replica_stalls_total") - stalls
@@ -64,35 +63,25 @@ def until_both(service: Service) -> list[dict[str, Any]]:
 
 
 async def freeze_one(service: Service) -> float:
-    """Seconds until the replica of a core that was stopped is out of rotation."""
-    engine = until_both(service)[0]
-    core = next(pid for pid in descendants(engine["pid"]) if "EngineCore" in command_of(pid))
+    """Seconds until the replica of a core that was stopped, the busier one, is out of rotation."""
+    engines = {engine["name"]: engine for engine in until_both(service)}
     async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0, timeout=600) as client:
         begun = asyncio.Event()
         streams = [asyncio.create_task(tell(client, number, begun)) for number in range(STREAMS)]
         await begun.wait()
-        while not busy(service, engine["name"]):
-            await asyncio.sleep(0.01)
+        name = max(replicas_of(service).values(), key=lambda replica: replica["in_flight"])["name"]
+        core = next(pid for pid in descendants(engines[name]["pid"]) if "EngineCore" in command_of(pid))
         os.kill(core, signal.SIGSTOP)
         stopped = time.monotonic()
-        while is_ready(service, engine["name"]):
+        while replicas_of(service)[name]["ready"]:
             await asyncio.sleep(0.05)
         found = time.monotonic() - stopped
         await asyncio.gather(*streams)
     return found
 
 
-def replica_of(service: Service, name: str) -> dict[str, Any]:
-    replicas = service.get("/healthz")[1]["replicas"]
-    return next(replica for replica in replicas if replica["name"] == name)
-
-
-def busy(service: Service, name: str) -> bool:
-    return bool(replica_of(service, name)["in_flight"])
-
-
-def is_ready(service: Service, name: str) -> bool:
-    return bool(replica_of(service, name)["ready"])
+def replicas_of(service: Service) -> dict[str, dict[str, Any]]:
+    return {replica["name"]: replica for replica in service.get("/healthz")[1]["replicas"]}
 
 
 async def tell(client: openai.AsyncOpenAI, number: int, begun: asyncio.Event) -> None:

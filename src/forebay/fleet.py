@@ -114,7 +114,7 @@ class Engine:
         self._on_ready()
 
     def _stalled(self, why: str) -> None:
-        self.replica.stalls += 1
+        self.replica.has_stalled(why)
         log.error("engine stalled", extra={"engine": self.spec.name, "why": why})
         self.supervisor.stalled(why)
 

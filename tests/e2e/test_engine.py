@@ -93,7 +93,7 @@ async def test_a_killed_engine_comes_back_and_goes_on_with_its_stream(service: S
         )
         assert "Paris" in (answer.choices[0].message.content or "")
     assert service.figure("forebay_engine_restarts_total") == 1
-    assert service.figure("forebay_takeovers_total") == 1
+    assert service.figure("forebay_takeovers_total") >= 1  # the dying engine's front may refuse one first
 
 
 async def all_of(stream: Any) -> list[Any]:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.gateway.chaos import TOKEN_S, Call, ChangingSource, Misfortune, call_all
 from tests.gateway.conftest import Running, StartGateway
-from tests.gateway.fake_engine import FakeEngine
+from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 
 SEED = int(os.environ.get("FOREBAY_CHAOS_SEED", Random().randrange(1_000_000)))
 REQUESTS = 10_000
@@ -124,11 +124,15 @@ async def test_when_all_engines_die_at_once_what_they_held_waits_until_they_are_
     calls = [call for call in drawn if call.manner == "patient" and call.resumable and call.tokens >= 8][:200]
     async with pool_of(4) as engines, start_gateway(*[engine.url for engine in engines], routing="prefix") as running:
         await all_ready(running, engines)
+        gate = asyncio.Event()
+        for engine in engines:  # nobody is done before all have begun, however busy this machine is
+            engine.default = Behaviour(faults=[Fault("token", gate, after=4)])
         asking = asyncio.create_task(call_all(running.url, calls, len(calls)))
-        await until(lambda: sum(engine.running for engine in engines) >= len(calls) // 2)
+        await until(lambda: sum(engine.running for engine in engines) == len(calls))
         await asyncio.gather(*(engine.stop() for engine in engines))
+        gate.set()
         await until(lambda: not running.gateway.replicas.ready)
-        assert running.gateway.pipeline.running
+        assert len(running.gateway.pipeline.running) == len(calls)
         for engine in engines:
             await engine.start()
         assert await asking == {"answered": len(calls)}

@@ -56,8 +56,7 @@ class StallWatch:
 
     def _stalled(self, replica: Replica, age_s: float) -> None:
         why = f"stalled: work has waited {age_s:.1f} s and nothing moves"
-        replica.ready, replica.suspect, replica.why = False, True, why
-        replica.stalls += 1
+        replica.has_stalled(why)
         log.error("replica stalled", extra={"replica": replica.name, "in_flight": replica.in_flight, "why": why})
         for exchange, _ in list(_waiting(self._running)):
             if exchange.replica is replica and exchange.relay is not None:

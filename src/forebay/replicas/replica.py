@@ -60,6 +60,11 @@ class Replica:
         else:
             self.breaker.left(now)
 
+    def has_stalled(self, why: str) -> None:
+        """It has work and makes no progress: it is out of rotation, and counted where it was in it."""
+        self.stalls += self.ready
+        self.ready, self.suspect, self.why = False, True, why
+
     def request_head(self, method: bytes, path: bytes) -> bytes:
         """Request line and the headers that are the same for every request on a path; made once."""
         head = self.heads.get(method + path)
