@@ -34,6 +34,8 @@ REPORT = ROOT / "docs" / "performance.md"
 ROUTER = "vllm-router==0.1.17"
 KEY, MODEL = "sk-x", "m"
 LOAD_CPU, GATEWAY_CPU = "0", "1"
+# With key, admission, metrics and access log, which are on by themselves; and with a database, the usage ledger.
+EVERY_POLICY = {"FOREBAY_KEY_LIMITS": "requests_per_minute=100000000,tokens_per_minute=100000000000"}
 
 NGINX_CONF = """\
 worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log;
@@ -143,7 +145,8 @@ def _gateway(name: str, options: argparse.Namespace, scratch: Path) -> Iterator[
         command = [str(_router()), "--worker-urls", upstream, "--host", "127.0.0.1", "--port", str(port)]
         command += ["--policy", "round_robin", "--log-level", "error"]
     else:
-        env = {"API_KEYS": KEY, "LOG_FILE": str(scratch / "access.log")}
+        env = {"API_KEYS": KEY, "LOG_FILE": str(scratch / "access.log"), **EVERY_POLICY}
+        env["DATABASE_URL"] = f"sqlite:///{scratch}/forebay.db"
         forebay = Path(sys.executable).with_name("forebay")
         command = [str(forebay), "gateway", "--upstream", upstream, "--port", str(port)]
     with _process(command, GATEWAY_CPU, port, env):
