@@ -120,9 +120,13 @@ async def test_ten_thousand_requests_while_engines_die_hang_lie_and_are_replaced
 async def test_when_all_engines_die_at_once_what_they_held_waits_until_they_are_back(
     start_gateway: StartGateway,
 ) -> None:
+    """They may die one after the other under the same request, so it may be taken over more often than by default."""
     drawn = (Call.drawn(SEED, number) for number in range(2000))
     calls = [call for call in drawn if call.manner == "patient" and call.resumable and call.tokens >= 8][:200]
-    async with pool_of(4) as engines, start_gateway(*[engine.url for engine in engines], routing="prefix") as running:
+    async with (
+        pool_of(4) as engines,
+        start_gateway(*[engine.url for engine in engines], routing="prefix", takeover_attempts=8) as running,
+    ):
         await all_ready(running, engines)
         gate = asyncio.Event()
         for engine in engines:  # nobody is done before all have begun, however busy this machine is

@@ -127,10 +127,10 @@ class Sending(ABC):
         if replica.upstream.full:
             raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
         exchange.replica = replica
-        if not fresh:
-            exchange.attempts += 1
         self._refreshed = fresh
-        self._trusted = replica.breaker.state is _CLOSED
+        if not fresh:  # else it is the same attempt: how the replica stood is told by when it was asked first
+            exchange.attempts += 1
+            self._trusted = replica.breaker.state is _CLOSED
         self._status = 0
         self._progress_at = now
         self._clear_answer()
