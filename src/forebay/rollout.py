@@ -148,16 +148,13 @@ class Rollout:
             return False
         return True
 
-    async def _started(self, slot: Slot) -> Engine:
+    async def _started(self, slot: Slot) -> None:
         engine = self._fleet.start(slot)
         try:
             await engine.joined
-        except (StartFailed, asyncio.CancelledError) as failure:
-            if isinstance(failure, StartFailed):
-                await self._fleet.retire(engine)
-                raise StartFailed(f"the new engine failed before it was ready, the old one stays: {failure}") from None
-            raise
-        return engine
+        except StartFailed as failure:
+            await self._fleet.retire(engine)
+            raise StartFailed(f"the new engine failed before it was ready, the old one stays: {failure}") from None
 
     def _say(self, state: Progress, message: str) -> None:
         self.report.state = state

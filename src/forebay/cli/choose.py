@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -18,6 +19,14 @@ from forebay.engines.spec import EngineSpec, engine_spec
 from forebay.models.default import ENGINE_ARGS, default_model, model_cache
 
 DEFAULT_MODEL = "default"
+
+# What `serve` and `engine` both take on the command line.
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="Hugging Face id, directory, or 'default' for the packaged small model.")
+]
+EngineArguments = Annotated[
+    list[str] | None, typer.Argument(help="vLLM's own options, after `--`.", metavar="[-- VLLM OPTIONS]")
+]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """`forebay engine MODEL`: the agent of one engine, in its pod or on its host."""
 
 import os
-from typing import Annotated
 
 import typer
 import uvloop
 
 from forebay.agent import run_agent
-from forebay.cli.choose import choose, gpu_devices, named_model, with_engine_args
+from forebay.cli.choose import EngineArguments, ModelArgument, choose, gpu_devices, named_model, with_engine_args
 from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
 from forebay.cli.prepare import bind, prepare
 from forebay.config.settings import Settings
@@ -21,12 +20,8 @@ NAME = "engine-0"
 @with_settings_options("engine")
 def engine(
     settings: Settings,
-    model: Annotated[
-        str | None, typer.Argument(help="Hugging Face id, directory, or 'default' for the packaged small model.")
-    ] = None,
-    engine_args: Annotated[
-        list[str] | None, typer.Argument(help="vLLM's own options, after `--`.", metavar="[-- VLLM OPTIONS]")
-    ] = None,
+    model: ModelArgument = None,
+    engine_args: EngineArguments = None,
 ) -> None:
     """Start vLLM on a model, on a port of its own, and keep it running; for a gateway elsewhere:
 

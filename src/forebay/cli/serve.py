@@ -12,7 +12,15 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
-from forebay.cli.choose import Choice, choose, gpu_devices, named_model, with_engine_args
+from forebay.cli.choose import (
+    Choice,
+    EngineArguments,
+    ModelArgument,
+    choose,
+    gpu_devices,
+    named_model,
+    with_engine_args,
+)
 from forebay.cli.options import fail, with_settings_options
 from forebay.cli.prepare import keys_database, prepare
 from forebay.cli.run import announce_address, base_url
@@ -38,12 +46,8 @@ def _key_for_this_run(own: dict[str, Any]) -> dict[str, Any]:
 def serve(
     settings: Settings,
     loader: Loader,
-    model: Annotated[
-        str | None, typer.Argument(help="Hugging Face id, directory, or 'default' for the packaged small model.")
-    ] = None,
-    engine_args: Annotated[
-        list[str] | None, typer.Argument(help="vLLM's own options, after `--`.", metavar="[-- VLLM OPTIONS]")
-    ] = None,
+    model: ModelArgument = None,
+    engine_args: EngineArguments = None,
     new_key: Annotated[
         bool, typer.Option("--new-key", help="Where no key is set, make one for this run and show it.")
     ] = False,

@@ -80,8 +80,10 @@ async def watch(
             strikes += 1
             if not replica.ready:
                 replica.why = str(failure)
-            elif failure.kind == "stalled" or (failure.kind != "timeout" and strikes >= STRIKES):
-                replica.suspect = replica.suspect or failure.kind == "stalled"
+            elif failure.kind == "stalled":
+                replica.has_stalled(str(failure))
+                _set_ready(replica, False, str(failure), on_change)
+            elif failure.kind != "timeout" and strikes >= STRIKES:
                 _set_ready(replica, False, str(failure), on_change)
         await asyncio.sleep(interval_s if replica.ready else min(interval_s, 1.0))
 
@@ -107,7 +109,6 @@ async def _probe(replica: Replica, timeout_s: float) -> None:
             raise
         after = await _steps(replica, timeout_s)
         if after is None or after == before:
-            replica.stalls += 1
             raise Failure("stalled", f"stalled: no token within {replica.progress.stall_s:g} s though idle") from None
 
 

@@ -21,7 +21,7 @@ from forebay.wire.sse import events_in
 from forebay.wire.transcript import Choice, Chunk, Delta, Transcript
 
 MOST_BYTES_WITH_IDS = 128 * 1024  # of a body: the ids of a longer prompt would make the first event too large
-CHAT_PATH, COMPLETIONS_PATH = b"/v1/chat/completions", b"/v1/completions"
+COMPLETIONS_PATH = b"/v1/completions"
 DONE = b"data: [DONE]\n\n"
 
 _DEFAULT_COMPLETION_TOKENS = 16
