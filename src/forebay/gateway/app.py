@@ -14,7 +14,7 @@ from forebay import __version__
 from forebay.api import admin, health, keys, models, usage
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
-from forebay.policy.auth import Principal, require, settled
+from forebay.policy.auth import Principal, presented, require, settled
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 
 if TYPE_CHECKING:
@@ -36,8 +36,11 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
         async def admit(request: Request) -> None:
             auth = gateway.pipeline.auth  # looked up each time: a reload puts another in its place
-            recognise = auth.recognise if scope == "admin" else auth.authenticate
-            who = recognise(*_credentials(request), time())
+            credentials = _credentials(request)
+            if scope == "admin":  # nobody is anonymous there
+                who = auth.recognise(presented(*credentials), time())
+            else:
+                who = auth.authenticate(*credentials, time())
             principal = who if isinstance(who, Principal) else settled(await who, time())
             require(principal, scope)
             request.state.principal = principal

@@ -26,6 +26,7 @@ from forebay.gateway.reloading import Reloading
 from forebay.gateway.server import ClientConnection
 from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.gateway.tuning import Tuning
+from forebay.outbox import Outbox
 from forebay.policy.admission import Admission
 from forebay.policy.auth import UNLIMITED, KeyLimits
 from forebay.policy.breaker import Breaker, BreakerLimits, BreakerState
@@ -118,6 +119,7 @@ class Gateway:
             default_max_tokens=settings.default_max_tokens,
         )
         self.connections: set[Any] = set()
+        self.outbox = Outbox()  # of all client connections
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
         self.date_line = b""
         self.default_headers: list[tuple[bytes, bytes]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from forebay.policy.affinity import Affinity
-from forebay.policy.auth import Principal
+from forebay.policy.auth import Credential, Principal
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
@@ -30,13 +30,22 @@ if TYPE_CHECKING:
     from forebay.wire.body import Demand
 
 
+class Head(msgspec.Struct, eq=False):
+    """A request's head. The next request on the connection may have the same, so what is made of it is kept here."""
+
+    route: "Route"
+    headers: dict[bytes, bytes]
+    http11: bool
+    credential: Credential | None = None
+
+
 class Exchange(msgspec.Struct, eq=False):
     """Times are monotonic seconds, 0 where the moment has not come. (A Struct, because one is made a request.)"""
 
     client: "ClientConnection"
+    head: Head
     route: "Route"
     headers: dict[bytes, bytes]
-    http11: bool
     started_at: float
     body: bytes = b""
     request_id: str = ""

@@ -28,7 +28,7 @@ from uvicorn.server import ServerState
 
 from forebay.gateway.asgi import make_cycle
 from forebay.gateway.errors import error_body, error_headers, id_lines
-from forebay.gateway.exchange import Exchange
+from forebay.gateway.exchange import Exchange, Head
 from forebay.gateway.routes import dialect_of, find_route
 from forebay.refusals import (
     BodyTooLarge,
@@ -40,6 +40,7 @@ from forebay.refusals import (
     URLTooLong,
 )
 from forebay.wire.head import check_fields, check_host, check_line
+from forebay.wire.known_head import KnownHead
 
 if TYPE_CHECKING:
     from forebay.config.settings import Settings
@@ -81,6 +82,7 @@ class ClientConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.gateway = gateway
         self.policies = gateway.pipeline
+        self._outbox = gateway.outbox
         self.parser = httptools.HttpRequestParser(self)  # uvicorn's is lenient about data after the last request
         self.address = ""
         self.current: Exchange | RequestResponseCycle | None = None
@@ -105,6 +107,8 @@ class ClientConnection(HttpToolsProtocol):
         self._body_started, self._body_bytes = 0.0, 0
         self._blocks: list[bytes] = []
         self._more_may_come = True
+        self._known: KnownHead[Head] | None = None
+        self._message = b""  # the data being parsed, if a message begins with them
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self.address} {self._phase.value} answering={self.current!r}>"
@@ -112,6 +116,7 @@ class ClientConnection(HttpToolsProtocol):
     def change(self, settings: "Settings") -> None:
         """Work by other settings from now on."""
         self.limits = settings
+        self._known = None  # it was taken by other limits
         self._max_headers = settings.max_headers
         self._show_replica = settings.show_replica == "always"
 
@@ -126,7 +131,13 @@ class ClientConnection(HttpToolsProtocol):
         if self._phase is _DEAF or self.parser is None:
             return
         self._now = monotonic()
+        begins = self._phase is _IDLE
+        if begins and (known := self._known) is not None and (body := known.body_of(data)) is not None:
+            known.again = True
+            self._take_whole(known.read, body)
+            return
         self._fed = len(data)
+        self._message = data if begins else b""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -167,6 +178,7 @@ class ClientConnection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server is going down: close once what was received has been answered."""
         if self.current is None and not self._waiting and self._phase is _IDLE:
+            self._outbox.flush()
             self.transport.close()
         elif isinstance(self.current, RequestResponseCycle):
             self.current.keep_alive = False
@@ -242,16 +254,30 @@ class ClientConnection(HttpToolsProtocol):
             )
             self._received(cycle)
             return
-        exchange = self._arriving = Exchange(self, route, headers, version == "1.1", self._since)
+        head = Head(route, headers, version == "1.1")
+        exchange = self._arriving = Exchange(self, head, route, headers, self._since)
         try:
             self.policies.identify(exchange)
         except Refusal as refusal:
             exchange.refusal = refusal
             refusal.close = refusal.close or length > DRAINED_BODY_BYTES
         if length and exchange.refusal is None and headers.get(b"expect") is not None and self.current is None:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._outbox.put(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
         elif exchange.refusal is not None and exchange.refusal.close:
             self._refuse_unread(exchange)
+
+    def _take_whole(self, head: Head, body: bytes) -> None:
+        """A whole relayed request, with a head as one before."""
+        exchange = Exchange(self, head, head.route, head.headers, self._now)
+        exchange.body = body
+        self._since = self._now
+        try:
+            if len(body) > self.limits.max_body_bytes:
+                raise BodyTooLarge(f"The body is larger than {self.limits.max_body_bytes} bytes.")
+            self.policies.identify(exchange)
+        except Refusal as refusal:
+            exchange.refusal = refusal
+        self._received(exchange)
 
     def on_body(self, body: bytes) -> None:
         self._told = True
@@ -277,6 +303,8 @@ class ClientConnection(HttpToolsProtocol):
         if isinstance(arriving, Exchange):
             arriving.body = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
             self._blocks = []
+            if self._message and self._more_may_come and (self._known is None or self._known.again):
+                self._known = KnownHead.of(self._message, arriving.head)
             self._received(arriving)
         elif arriving is not None:
             arriving.more_body = False
@@ -303,6 +331,7 @@ class ClientConnection(HttpToolsProtocol):
         if isinstance(turn, Exchange):
             self.policies.begin(turn, monotonic())
         else:
+            self._outbox.flush()  # uvicorn's cycle writes at once
             turn.keep_alive = turn.keep_alive and not self.policies.draining
             self._start_asgi_task(turn, self.app)
 
@@ -357,7 +386,8 @@ class ClientConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         closing = close or not self._stays_open()
-        self.transport.write(
+        self._outbox.put(
+            self.transport,
             b"%s%scontent-type: %s\r\n%s%s%scontent-length: %d\r\n\r\n%s"
             % (
                 STATUS_LINE[status],
@@ -368,7 +398,7 @@ class ClientConnection(HttpToolsProtocol):
                 b"connection: close\r\n" + extra if closing else extra,
                 len(body),
                 body,
-            )
+            ),
         )
         if closing:
             self._close_gently()
@@ -376,11 +406,11 @@ class ClientConnection(HttpToolsProtocol):
     def start_stream(self, exchange: Exchange, events: bytes) -> None:
         """Send the head of a stream and its first events."""
         exchange.answer_status = 200
-        lines = b"transfer-encoding: chunked\r\n" if exchange.http11 else b""
+        lines = b"transfer-encoding: chunked\r\n" if exchange.head.http11 else b""
         self._closes_after = not self._stays_open()
         if self._closes_after:
             lines += b"connection: close\r\n"
-        self._chunked = exchange.http11
+        self._chunked = exchange.head.http11
         head = b"%s%s%s%s%s%s\r\n" % (
             STATUS_LINE[200],
             self.gateway.date_line,
@@ -389,12 +419,11 @@ class ClientConnection(HttpToolsProtocol):
             self._common_lines(exchange),
             lines,
         )
-        self._write(head + self._framed(events))
+        self._outbox.put(self.transport, head + self._framed(events))
 
     def write_stream(self, events: bytes) -> None:
         """Send more events of a stream."""
-        if not self.transport.is_closing():  # not by `_write` and `_framed`: this is done for every block
-            self.transport.write(b"%x\r\n%s\r\n" % (len(events), events) if self._chunked else events)
+        self._outbox.put(self.transport, b"%x\r\n%s\r\n" % (len(events), events) if self._chunked else events)
 
     def end_stream(self, events: bytes) -> None:
         """Send the last events of a stream, if any, and its end.
@@ -402,16 +431,12 @@ class ClientConnection(HttpToolsProtocol):
         The connection closes only if the head said so: a client that was not told may be sending its next request.
         """
         end = b"0\r\n\r\n" if self._chunked else b""
-        self._write((self._framed(events) if events else b"") + end)
+        self._outbox.put(self.transport, (self._framed(events) if events else b"") + end)
         if self._closes_after or (self._phase is _DEAF and not self._stays_open()):
             self._close_gently()
 
     def _framed(self, events: bytes) -> bytes:
         return b"%x\r\n%s\r\n" % (len(events), events) if self._chunked else events
-
-    def _write(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(data)
 
     def _stays_open(self) -> bool:
         """Whether another answer may follow on this connection."""
@@ -434,6 +459,7 @@ class ClientConnection(HttpToolsProtocol):
         reset, which can destroy the answer before the client has read it."""
         self._phase, self._since = _DEAF, monotonic()
         self._closing_gently = True
+        self._outbox.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
@@ -447,7 +473,8 @@ class ClientConnection(HttpToolsProtocol):
             return
         request_id, dialect = self.gateway.new_request_id(), dialect_of(self.url)
         body = error_body(refusal, dialect, request_id)
-        self.transport.write(
+        self._outbox.put(
+            self.transport,
             b"%s%scontent-type: application/json\r\n%s%scontent-length: %d\r\n"
             b"connection: close\r\n\r\n%s"
             % (
@@ -457,7 +484,7 @@ class ClientConnection(HttpToolsProtocol):
                 error_headers(refusal),
                 len(body),
                 body,
-            )
+            ),
         )
         self._close_gently()
         self.gateway.recorder.unreadable(refusal, self.address, request_id)
@@ -483,6 +510,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def _arrived_too_slowly(self) -> None:
         if self.current is not None:
+            self._outbox.flush()
             self.transport.close()
             return
         self._answer_raw(RequestTimeout("The request took too long to arrive."))

@@ -81,7 +81,7 @@ class Authenticator:
     ) -> None:
         digests = ((sha256(key.encode()).digest(), principal) for key, principal in fixed.items())
         self._fixed = {digest: (digest, principal) for digest, principal in digests}
-        self._anonymous = anonymous
+        self.anonymous = anonymous
         self._keys = keys
         self._tokens = tokens
 
@@ -92,14 +92,11 @@ class Authenticator:
         self, authorization: bytes | None, api_key: bytes | None, wall: float
     ) -> Principal | Awaitable[Found]:
         """Whom the two headers name; where that is to be waited for, pass what came to `settled`. Raises `Refusal`."""
-        return self._anonymous or self.recognise(authorization, api_key, wall)
+        return self.anonymous or self.recognise(presented(authorization, api_key), wall)
 
-    def recognise(
-        self, authorization: bytes | None, api_key: bytes | None, wall: float
-    ) -> Principal | Awaitable[Found]:
-        """The same where nobody is anonymous."""
-        credential = _presented(authorization, api_key)
-        digest = sha256(credential).digest()
+    def recognise(self, presented: "Credential", wall: float) -> Principal | Awaitable[Found]:
+        """Whose a credential is, with nobody anonymous. Raises `Refusal`."""
+        credential, digest = presented
         fixed = self._fixed.get(digest)
         if fixed is not None and hmac.compare_digest(fixed[0], digest):
             return fixed[1]
@@ -158,7 +155,11 @@ def _named(key: str, scopes: frozenset[str], limits: KeyLimits) -> Principal:
     return Principal(name, name, scopes, limits=limits)
 
 
-def _presented(authorization: bytes | None, api_key: bytes | None) -> bytes:
+Credential = tuple[bytes, bytes]  # what was presented, and its SHA-256
+
+
+def presented(authorization: bytes | None, api_key: bytes | None) -> Credential:
+    """The key or token that the two headers bring. Raises `Unauthorized`."""
     if authorization is not None:
         if authorization[:7].lower() != b"bearer ":
             raise Unauthorized("The Authorization header must be 'Bearer ' and an API key.")
@@ -169,4 +170,4 @@ def _presented(authorization: bytes | None, api_key: bytes | None) -> bytes:
         raise Unauthorized("No API key. Send 'Authorization: Bearer <key>' or 'x-api-key: <key>'.")
     if not 0 < len(key) <= MAX_TOKEN_BYTES or key.translate(None, _VISIBLE):
         raise Unauthorized("The API key is not well-formed.")
-    return key
+    return key, sha256(key).digest()

@@ -168,7 +168,7 @@ def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bo
         endpoint=exchange.route.name,
         status=status,
         outcome=outcome,
-        duration_ms=round((now - exchange.started_at) * 1e3, 3),
+        duration_ms=_ms(now - exchange.started_at),
         model=exchange.model,
         stream=stream,
         replica=exchange.replica.name if exchange.replica is not None else "",
@@ -183,11 +183,16 @@ def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bo
         line.completion_tokens = usage.completion_tokens
         line.cached_tokens = usage.cached_tokens or None
     if exchange.queued_s:
-        line.queued_ms = round(exchange.queued_s * 1e3, 3)
+        line.queued_ms = _ms(exchange.queued_s)
     if stream and exchange.first_token_at:
-        line.ttft_ms = round((exchange.first_token_at - exchange.started_at) * 1e3, 3)
+        line.ttft_ms = _ms(exchange.first_token_at - exchange.started_at)
     if exchange.engine_id != exchange.request_id:
         line.engine_request_id = exchange.engine_id
     if exchange.traceparent:
         line.trace_id = exchange.traceparent[3:35].decode("ascii")
     return line
+
+
+def _ms(seconds: float) -> float:
+    """Milliseconds with three decimals; `round` takes four times as long."""
+    return int(seconds * 1e6 + 0.5) / 1e3

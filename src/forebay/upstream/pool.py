@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from forebay.outbox import Outbox
 from forebay.upstream.connection import Connection, Reader
 
 log = logging.getLogger("forebay.upstream")
@@ -70,6 +71,7 @@ class UpstreamPool:
         self.idle_s = idle_s
         self.max_connections = max_connections
         self._idle: list[Connection] = []
+        self._outbox = Outbox()
         self._all: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
 
@@ -90,7 +92,7 @@ class UpstreamPool:
                 return connection
             connection.close()  # the freshest is too old, so all are
             self.close_idle(0.0)
-        connection = Connection(self._idle.append, self._forget)
+        connection = Connection(self._outbox, self._idle.append, self._forget)
         connection.send(request, reader)
         self._all.add(connection)
         task = asyncio.get_running_loop().create_task(self._connect(connection))

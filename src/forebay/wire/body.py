@@ -159,7 +159,11 @@ def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> i
     prompt = prompt_tokens(body_bytes)
     if not generates:
         return prompt
-    most = _TOKENS_NOT_SAID if demand.max_tokens is None else min(demand.max_tokens, _TOKENS_AT_MOST)
+    most = demand.max_tokens
+    if most is None:
+        most = _TOKENS_NOT_SAID
+    elif most > _TOKENS_AT_MOST:
+        most = _TOKENS_AT_MOST
     return prompt + most * demand.n
 
 
