@@ -9,7 +9,8 @@ Whoever writes to a transport through an outbox must write everything so, and fl
 
 import asyncio
 
-MOST_BYTES = 1 << 20  # beyond this it does not wait for the turn's end, so that back-pressure is felt in time
+MOST_WRITES = 32  # beyond these it does not wait for the turn's end, so that nothing is late, and
+MOST_BYTES = 1 << 20  # back-pressure is felt in time
 
 
 class Outbox:
@@ -30,7 +31,7 @@ class Outbox:
             asyncio.get_running_loop().call_soon(self.flush)
         self._writes.append((transport, data))
         self._bytes += len(data)
-        if self._bytes > MOST_BYTES:
+        if len(self._writes) >= MOST_WRITES or self._bytes > MOST_BYTES:
             self.flush()
 
     def flush(self) -> None:
