@@ -1,6 +1,7 @@
 """The server's reading of HTTP/1.1 against h11's and uvicorn's, over valid and damaged bytes, split anywhere."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any
@@ -67,12 +68,15 @@ class Listening(Pipeline):
         self.finish(exchange, "answered", now)
 
 
-Understand = Callable[[list[bytes]], tuple[list[bytes | None], bytes]]
+Understand = Callable[..., tuple[list[bytes | None], bytes]]
 
 
 @pytest.fixture(scope="module")
 def understand() -> Iterator[Understand]:
-    """Feed pieces to a new connection; returns the bodies of the relayed requests it understood, and its answers."""
+    """Feed pieces to a new connection; returns the bodies of the relayed requests it understood, and its answers.
+
+    `forgetful` is a connection that parses every head, never taking one for the same as before.
+    """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     settings_, _ = load_settings({"api_keys": ("sk-test",), "access_log": False}, env={})
@@ -81,19 +85,25 @@ def understand() -> Iterator[Understand]:
     server = GatewayServer(gateway)
     server.config.load()
 
-    def feed(parts: list[bytes]) -> tuple[list[bytes | None], bytes]:
+    def feed(parts: list[bytes], *, forgetful: bool = False) -> tuple[list[bytes | None], bytes]:
         bodies: list[bytes | None] = []
         gateway.pipeline.bodies = bodies  # type: ignore[attr-defined]
         wire = Wire()
         connection = ClientConnection(gateway, server.config, server.server_state, {}, loop)
         connection.connection_made(wire)  # type: ignore[arg-type]
-        for part in parts:
-            connection.data_received(part)
+        loop.run_until_complete(feed_all(connection, parts, forgetful=forgetful))
         for task in list(server.server_state.tasks):
             task.cancel()
         loop.run_until_complete(asyncio.sleep(0))
         connection.connection_lost(None)
         return bodies, wire.written
+
+    async def feed_all(connection: ClientConnection, parts: list[bytes], *, forgetful: bool) -> None:
+        for part in parts:
+            connection.data_received(part)
+            if forgetful:
+                connection.change(settings_)
+        await asyncio.sleep(0)
 
     yield feed
     loop.close()
@@ -130,6 +140,39 @@ def test_damaged_bytes_are_never_read_otherwise_than_by_both_references(
     accepted = [body for body in bodies if body is not None]
     assert len(accepted) <= len(posts[1]), "more requests than uvicorn's own parser sees"
     assert answers.count(b"connection: close") <= 1
+
+
+def statuses(answers: bytes) -> list[bytes]:
+    return re.findall(rb"HTTP/1\.1 (\d\d\d) ", answers)
+
+
+def chat(body: bytes, after_length: bytes = b"") -> bytes:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Api-Key: sk-test\r\n"
+    return b"%sContent-Length: %d%s\r\n\r\n%s" % (head, len(body), after_length, body)
+
+
+@ANY_TIME
+@given(
+    bodies=st.lists(
+        st.sampled_from([b"", b"x", b"y" * 9, b"z" * 10, b"z" * 99, b"z" * 100, b"\r\n\r\n", b"{}"]), max_size=6
+    ),
+    data=st.data(),
+)
+def test_a_head_that_is_known_is_read_as_one_that_is_parsed(
+    bodies: list[bytes], data: st.DataObject, understand: Understand
+) -> None:
+    """Whole messages, some damaged in one place, some in pieces, some two at a time, behind two that teach the head."""
+    parts = [chat(b"first"), chat(b"second!")]
+    for body in bodies:
+        message = chat(body, data.draw(st.sampled_from([b"", b"", b"\r\nOrigin: http://x"])))
+        if data.draw(st.booleans()):
+            at, byte = data.draw(st.integers(0, len(message) - 1)), data.draw(st.sampled_from(b"\r\n :0129aP\x00"))
+            message = message[:at] + bytes([byte]) + message[at + data.draw(st.integers(0, 2)) :]
+        parts += data.draw(st.one_of(st.just([message]), pieces(message), st.just([message * 2])))
+    knowing, answers = understand(parts)
+    parsed, others = understand(parts, forgetful=True)
+    assert (knowing, statuses(answers)) == (parsed, statuses(others))
+    assert knowing[:2] == [b"first", b"second!"]
 
 
 def test_the_parser_underneath_still_refuses_what_we_rely_on_it_for() -> None:
