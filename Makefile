@@ -21,7 +21,7 @@ ENGINE_READY := .venv/engine/.$(ENGINE)-ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits clean
+.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -62,6 +62,9 @@ bench-fairness: $(DEV_READY) ## Measure what fair queueing does for a quiet tena
 
 bench-overload: $(DEV_READY) ## Measure three times the load that the engine can take
 	.venv/bin/python -m bench.overload $(ARGS)
+
+bench-hot-path: $(DEV_READY) ## Measure what each policy adds to a request
+	.venv/bin/python bench/hot_path.py $(ARGS)
 
 bench-limits: $(DEV_READY) ## Measure how exact limits are, with one gateway and with two
 	.venv/bin/python bench/limits.py $(ARGS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 from bench.engine import tokens_in
 from bench.fairness import jain
 from bench.gateway import read_wrk, refuse_stranger
+from bench.hot_path import LESS
 
 from forebay.listening import listen
 from tests.e2e.conftest import descendants
@@ -104,3 +106,10 @@ async def test_the_engine_benchmark_asks_both_sides_for_usage(tmp_path: Path) ->
 def test_jains_index_is_1_where_all_have_the_same_and_1_by_their_number_where_one_has_all() -> None:
     assert jain([3.0, 3.0, 3.0]) == 1
     assert jain([0.0, 5.0]) == 0.5
+
+
+def test_the_hot_path_is_measured_with_and_without_each_policy() -> None:
+    command = [sys.executable, str(BENCH / "hot_path.py"), "--rounds", "1", "--requests", "20"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    assert [line.partition("  ")[0] for line in told] == list(LESS)
+    assert all(float(re.findall(r"([\d.]+) µs", line)[0]) > 1 for line in told)

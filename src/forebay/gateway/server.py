@@ -1,4 +1,4 @@
-"""Bytes in → requests. One client connection: framing, limits, deadlines, and the writing of answers.
+"""Bytes in → requests. One client connection: framing, limits, deadlines, turns. (Answers: `answering.py`.)
 
 uvicorn runs the server (sockets, TLS, shutdown); this is its protocol class. A request for a relayed endpoint becomes
 an `Exchange` and goes straight to the pipeline, with no ASGI cycle; every other request becomes uvicorn's own
@@ -16,20 +16,18 @@ headers …); what it lets through and we do not is refused by `wire/head.py`. u
 """
 
 import asyncio
-from collections import deque
-from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from forebay.gateway.answering import Answering, Phase
 from forebay.gateway.asgi import make_cycle
-from forebay.gateway.errors import error_body, error_headers, id_lines
 from forebay.gateway.exchange import Exchange, Head
-from forebay.gateway.routes import dialect_of, find_route
+from forebay.gateway.routes import find_route
 from forebay.refusals import (
     BodyTooLarge,
     HeadersTooLarge,
@@ -51,15 +49,6 @@ LINGER_S = 2.0
 DRAINING_IDLE_S = 1.0
 DRAINED_BODY_BYTES = 64 * 1024  # a refused request's body up to this size is read, so that the connection lives on
 
-_STREAM_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
-
-
-class Phase(Enum):
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    DEAF = "deaf"
-
 
 _IDLE, _HEAD, _BODY, _DEAF = Phase  # names without a dot: these are compared a dozen times a request
 
@@ -68,7 +57,7 @@ class _AnsweredAndClosing(Exception):
     """Raised out of the parser: nothing more of this connection's input counts."""
 
 
-class ClientConnection(HttpToolsProtocol):
+class ClientConnection(Answering):
     """See the module's text. `current` is the request being answered; `_waiting` are those behind it."""
 
     def __init__(
@@ -79,28 +68,16 @@ class ClientConnection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.gateway = gateway
-        self.policies = gateway.pipeline
-        self._outbox = gateway.outbox
+        super().__init__(gateway, config, server_state, app_state, _loop)
         self.parser = httptools.HttpRequestParser(self)  # uvicorn's is lenient about data after the last request
-        self.address = ""
-        self.current: Exchange | RequestResponseCycle | None = None
-        self._waiting: deque[Exchange | RequestResponseCycle] = deque()
         self._advancing = False
         self._arriving: Exchange | RequestResponseCycle | None = None
-        self._phase = _IDLE
-        self._since = self._now = monotonic()
+        self._now = self._since
         self._fed = 0
         self._served = 0
         self._unread_since = 0.0
         self._unread_bytes = 0
-        self._closing_gently = False
-        self._last_words: Refusal | None = None
         self._checked_host: bytes | None = None
-        self._chunked = True
-        self._closes_after = False
-        self.url = b""
         self._unseen_bytes = 0
         self._told = False
         self.change(gateway.settings)
@@ -369,126 +346,7 @@ class ClientConnection(HttpToolsProtocol):
         if not self._waiting:
             self.flow.resume_reading()
 
-    # Writing answers
-    def respond(
-        self,
-        exchange: Exchange,
-        status: int,
-        content_type: bytes,
-        body: bytes,
-        extra: bytes = b"",
-        *,
-        close: bool = False,
-    ) -> None:
-        """Send a whole answer. `extra` are more header lines; `close` ends the connection after it."""
-        exchange.answer_status = status
-        exchange.bytes_out = len(body)
-        if self.transport.is_closing():
-            return
-        closing = close or not self._stays_open()
-        self._outbox.put(
-            self.transport,
-            b"%s%scontent-type: %s\r\n%s%s%scontent-length: %d\r\n\r\n%s"
-            % (
-                STATUS_LINE[status],
-                self.gateway.date_line,
-                content_type,
-                id_lines(exchange.request_id, exchange.route.dialect),
-                self._common_lines(exchange),
-                b"connection: close\r\n" + extra if closing else extra,
-                len(body),
-                body,
-            ),
-        )
-        if closing:
-            self._close_gently()
-
-    def start_stream(self, exchange: Exchange, events: bytes) -> None:
-        """Send the head of a stream and its first events."""
-        exchange.answer_status = 200
-        lines = b"transfer-encoding: chunked\r\n" if exchange.head.http11 else b""
-        self._closes_after = not self._stays_open()
-        if self._closes_after:
-            lines += b"connection: close\r\n"
-        self._chunked = exchange.head.http11
-        head = b"%s%s%s%s%s%s\r\n" % (
-            STATUS_LINE[200],
-            self.gateway.date_line,
-            _STREAM_HEAD,
-            id_lines(exchange.request_id, exchange.route.dialect),
-            self._common_lines(exchange),
-            lines,
-        )
-        self._outbox.put(self.transport, head + self._framed(events))
-
-    def write_stream(self, events: bytes) -> None:
-        """Send more events of a stream."""
-        self._outbox.put(self.transport, b"%x\r\n%s\r\n" % (len(events), events) if self._chunked else events)
-
-    def end_stream(self, events: bytes) -> None:
-        """Send the last events of a stream, if any, and its end.
-
-        The connection closes only if the head said so: a client that was not told may be sending its next request.
-        """
-        end = b"0\r\n\r\n" if self._chunked else b""
-        self._outbox.put(self.transport, (self._framed(events) if events else b"") + end)
-        if self._closes_after or (self._phase is _DEAF and not self._stays_open()):
-            self._close_gently()
-
-    def _framed(self, events: bytes) -> bytes:
-        return b"%x\r\n%s\r\n" % (len(events), events) if self._chunked else events
-
-    def _stays_open(self) -> bool:
-        """Whether another answer may follow on this connection."""
-        if self._waiting or self._last_words is not None:
-            return True
-        return self._phase is not _DEAF and not self.policies.draining
-
-    def _common_lines(self, exchange: Exchange) -> bytes:
-        origin = exchange.headers.get(b"origin")
-        lines = exchange.lines
-        if origin is not None:
-            lines += self.gateway.cors_lines(origin)
-        if self._show_replica and exchange.replica is not None:
-            lines += b"x-forebay-replica: %s\r\n" % exchange.replica.name.encode("ascii", "replace")
-        return lines
-
-    # Ending a connection
-    def _close_gently(self) -> None:
-        """Close after what is written, still reading for a while: closing at once would turn unread input into a
-        reset, which can destroy the answer before the client has read it."""
-        self._phase, self._since = _DEAF, monotonic()
-        self._closing_gently = True
-        self._outbox.flush()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
-
-    def _answer_raw(self, refusal: Refusal) -> None:
-        """Refuse a request that cannot be understood, or not be waited for, and close."""
-        self._phase, self._since = _DEAF, monotonic()
-        if self.current is not None or self._waiting:  # earlier answers come first
-            self._last_words = refusal
-            return
-        request_id, dialect = self.gateway.new_request_id(), dialect_of(self.url)
-        body = error_body(refusal, dialect, request_id)
-        self._outbox.put(
-            self.transport,
-            b"%s%scontent-type: application/json\r\n%s%scontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%s"
-            % (
-                STATUS_LINE[refusal.status],
-                self.gateway.date_line,
-                id_lines(request_id, dialect),
-                error_headers(refusal),
-                len(body),
-                body,
-            ),
-        )
-        self._close_gently()
-        self.gateway.recorder.unreadable(refusal, self.address, request_id)
-
+    # Trouble
     def _input_failed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
         if self._phase is _DEAF or isinstance(cause, _AnsweredAndClosing):
