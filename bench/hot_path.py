@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from forebay.config.sources import load_settings
-from forebay.gateway.build import Gateway, GatewayServer, make_replica
+from forebay.gateway.build import Gateway
+from forebay.gateway.listener import GatewayServer
+from forebay.gateway.parts import make_replica
 from forebay.gateway.server import ClientConnection
 from forebay.store.database import open_database
 from forebay.telemetry.logging import LogWriter

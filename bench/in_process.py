@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from forebay.config.sources import load_settings
-from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.build import Gateway
+from forebay.gateway.listener import GatewayServer
 from forebay.listening import listen
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.telemetry.logging import LogWriter

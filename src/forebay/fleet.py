@@ -16,7 +16,8 @@ from forebay.engines.spec import EngineSpec
 from forebay.engines.supervisor import Supervisor
 from forebay.engines.watch import watch_work
 from forebay.failures import Failure
-from forebay.gateway.build import Gateway, make_replica
+from forebay.gateway.build import Gateway
+from forebay.gateway.parts import make_replica
 from forebay.replicas.monitor import learn_models
 from forebay.replicas.replica import Replica
 from forebay.upstream.pool import Address

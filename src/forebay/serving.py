@@ -9,7 +9,8 @@ from pathlib import Path
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader
 from forebay.fleet import Fleet, Slot
-from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.build import Gateway
+from forebay.gateway.listener import GatewayServer
 from forebay.gateway.reloading import Reloading
 from forebay.rollout import Rollout
 from forebay.store.audit import Actor

@@ -14,6 +14,7 @@ PURE = (
     "engines/backoff.py",
     "engines/spec.py",
     "engines/work.py",
+    "config/groups/",
     "config/settings.py",
     "config/reload.py",
     "refusals.py",

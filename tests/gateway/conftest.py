@@ -16,7 +16,8 @@ from prometheus_client.exposition import generate_latest
 
 from forebay.config.settings import Settings
 from forebay.config.sources import load_settings
-from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.build import Gateway
+from forebay.gateway.listener import GatewayServer
 from forebay.listening import listen
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source

@@ -8,8 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from forebay.gateway.build import SWEEP_EVERY_S
 from forebay.gateway.sending import VAIN_PAUSE_S
+from forebay.gateway.timekeeping import SWEEP_EVERY_S
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
 from tests.gateway.conftest import KEY, Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault

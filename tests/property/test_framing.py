@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forebay.config.sources import load_settings
-from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.build import Gateway
 from forebay.gateway.exchange import Exchange
+from forebay.gateway.listener import GatewayServer
 from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.server import ClientConnection
 from forebay.telemetry.logging import LogWriter

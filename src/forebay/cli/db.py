@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from forebay.cli.options import EXIT_USAGE, fail
+from forebay.config.settings import Settings
 from forebay.config.sources import SettingsError, load_settings
 from forebay.store.database import Database, DatabaseError, database_at
 from forebay.store.tables import SCHEMA
@@ -33,6 +34,14 @@ def upgrade(config: Config = None) -> None:
 def named_database(config: Path | None) -> Database:
     """The database that the settings name; ends the process where they are wrong."""
     try:
-        return database_at(load_settings({}, file=config)[0])
-    except (SettingsError, DatabaseError) as wrong:
+        return database_at(named_settings(config))
+    except DatabaseError as wrong:
+        fail(str(wrong), EXIT_USAGE)
+
+
+def named_settings(config: Path | None) -> Settings:
+    """The settings that a file and the environment make; ends the process where they are wrong."""
+    try:
+        return load_settings({}, file=config)[0]
+    except SettingsError as wrong:
         fail(str(wrong), EXIT_USAGE)

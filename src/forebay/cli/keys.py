@@ -4,12 +4,11 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import Annotated, Any
 
-import jwt
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -17,10 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from forebay.cli.db import Config
+from forebay.cli.db import Config, named_settings
 from forebay.cli.options import EXIT_USAGE, fail
-from forebay.config.settings import Settings
-from forebay.config.sources import SettingsError, load_settings
+from forebay.cli.typed import moment, number
 from forebay.policy.grants import Key, NewKey, NotValid, not_valid
 from forebay.store.database import DatabaseError, open_database, why
 from forebay.store.keys import PAGE, Keys, RevokedKey, UnknownKey, entries
@@ -29,8 +27,6 @@ keys = typer.Typer(help="API keys: who may call, and how much.", no_args_is_help
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Id = Annotated[str, typer.Argument(help="The key's id.")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="Whom the key belongs to; made where it is not known.")]
-MAX_TOKEN_S = 86_400
-_UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 @keys.command()
@@ -59,14 +55,14 @@ def create(
         "name": name,
         "scopes": scope,
         "models": model,
-        "requests_per_minute": _number(requests_per_minute),
-        "tokens_per_minute": _number(tokens_per_minute),
-        "concurrency": _number(concurrency),
-        "tokens_per_day": _number(tokens_per_day),
-        "tokens_per_month": _number(tokens_per_month),
-        "priority": _number(priority),
-        "weight": _number(weight),
-        "expires_at": _moment(expires),
+        "requests_per_minute": number(requests_per_minute),
+        "tokens_per_minute": number(tokens_per_minute),
+        "concurrency": number(concurrency),
+        "tokens_per_day": number(tokens_per_day),
+        "tokens_per_month": number(tokens_per_month),
+        "priority": number(priority),
+        "weight": number(weight),
+        "expires_at": moment(expires),
     }
     with _store(config) as store:
         new = NewKey.model_validate({name: value for name, value in given.items() if value is not None})
@@ -142,7 +138,7 @@ def import_keys(
 def _store(config: Path | None) -> Iterator[Keys]:
     """The keys in the database; ends the process with one line where something is wrong."""
     try:
-        database = open_database(_settings(config))
+        database = open_database(named_settings(config))
         try:
             yield Keys(database)
         finally:
@@ -159,68 +155,6 @@ def _store(config: Path | None) -> Iterator[Keys]:
         fail(f"database: {wrong}" if isinstance(wrong, DatabaseError) else str(wrong))
     except SQLAlchemyError as failure:
         fail(f"database: {why(failure)}")
-
-
-@keys.command()
-def token(
-    tenant: TenantOption,
-    subject: Annotated[str | None, typer.Option(help="Who it is for; named in logs. The tenant by default.")] = None,
-    scope: Annotated[list[str] | None, typer.Option(help="inference (the default), metrics or admin; repeat.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeat. All by default.")] = None,
-    requests_per_minute: Annotated[str | None, typer.Option("--rpm", help="Requests in a minute.")] = None,
-    tokens_per_minute: Annotated[str | None, typer.Option("--tpm", help="Tokens in a minute.")] = None,
-    lasts: Annotated[str, typer.Option(help="How long it is valid: 15m, 12h, at most 1d.")] = "15m",
-    config: Config = None,
-) -> None:
-    """Print a token (JWT), signed with SECRET_KEY; no database is needed:
-
-    forebay keys token --tenant acme --lasts 15m
-    """
-    settings = _settings(config)
-    if settings.secret_key is None:
-        fail("secret_key: set SECRET_KEY to the secret that the gateways have", EXIT_USAGE)
-    limits = {"requests_per_minute": _number(requests_per_minute), "tokens_per_minute": _number(tokens_per_minute)}
-    fields = {"tenant": tenant, "scopes": scope, "models": model, **limits}
-    try:
-        new = NewKey.model_validate({name: value for name, value in fields.items() if value is not None})
-    except ValidationError as wrong:
-        fail(str(not_valid(wrong)), EXIT_USAGE)
-    seconds = _duration(lasts)
-    if seconds is None or not 0 < seconds <= MAX_TOKEN_S:
-        fail("lasts: a number and m, h or d, at most 1d in all", EXIT_USAGE)
-    now = int(time())
-    claims = {"sub": subject or tenant, "tenant": tenant, "iat": now, "exp": now + seconds, "scopes": new.scopes}
-    claims |= {"limits": new.model_dump(include=set(limits), exclude_none=True)} if any(limits.values()) else {}
-    claims |= {"models": new.models} if new.models is not None else {}
-    claims |= {"aud": settings.jwt_audience} if settings.jwt_audience is not None else {}
-    claims |= {"iss": settings.jwt_issuer} if settings.jwt_issuer is not None else {}
-    typer.echo(jwt.encode(claims, settings.secret_key.get_secret_value(), algorithm="HS256"))
-
-
-def _settings(config: Path | None) -> Settings:
-    try:
-        return load_settings({}, file=config)[0]
-    except SettingsError as wrong:
-        fail(str(wrong), EXIT_USAGE)
-
-
-def _number(text: str | None) -> Any:
-    """A number as typed; what is none is left for the field's own check to refuse, by its name."""
-    try:
-        return json.loads(text) if text is not None else None
-    except ValueError:
-        return text
-
-
-def _duration(text: str) -> int | None:
-    """`15m`, `12h`, `30d` in seconds; None for anything else."""
-    number, unit = text[:-1], text[-1:]
-    return int(number) * _UNITS[unit] if unit in _UNITS and number.isascii() and number.isdigit() else None
-
-
-def _moment(text: str | None) -> Any:
-    seconds = _duration(text) if text is not None and len(text) < 10 else None
-    return datetime.now(UTC) + timedelta(seconds=seconds) if seconds is not None else text
 
 
 def _show_made(key: Key, text: str, as_json: bool) -> None:

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.db import named_settings
+from forebay.cli.options import fail
 from forebay.config.settings import Settings
-from forebay.config.sources import SettingsError, load_settings
 from forebay.store.database import Database, DatabaseError, open_database, why
 
 _WIDE = 10_000  # columns: a figure that is cut off is a wrong figure
@@ -37,11 +37,9 @@ AsFormat = Annotated[Format, typer.Option("--format", help="table, csv or json."
 @contextlib.contextmanager
 def opened(config: Path | None) -> Iterator[tuple[Settings, Database]]:
     """The settings and the database that they name; ends the process with one line where it cannot be used."""
+    settings = named_settings(config)
     try:
-        settings = load_settings({}, file=config)[0]
         database = open_database(settings)
-    except SettingsError as wrong:
-        fail(str(wrong), EXIT_USAGE)
     except DatabaseError as wrong:
         fail(f"database: {wrong}")
     try:

@@ -12,7 +12,8 @@ from forebay.cli.options import fail
 from forebay.cli.prepare import keys_database, prepare
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader
-from forebay.gateway.build import Gateway, GatewayServer
+from forebay.gateway.build import Gateway
+from forebay.gateway.listener import GatewayServer
 from forebay.gateway.reloading import Reloading
 from forebay.listening import url_of
 from forebay.replicas.discovery.source import Source

@@ -1,0 +1,66 @@
+"""Who is served when."""
+
+from functools import partial
+from typing import Literal
+
+from forebay.config.groups.group import Group, Seconds, declare
+
+setting = partial(declare, group="admission")
+
+
+class AdmissionSettings(Group):
+    max_active_requests: int = setting(
+        2048,
+        "Requests under way at once, those that wait included; further ones are refused with 503.",
+        ge=1,
+        hot=True,
+    )
+    engine_concurrency: int | None = setting(
+        None,
+        "Requests that one engine has at once; further ones wait in a queue. max_num_seqs by default, else 256.",
+        ge=1,
+        le=100_000,
+        per_model=True,
+    )
+    max_queue_size: int = setting(
+        1024,
+        "Requests that wait for one model's engines; where more come, those of the tenant that has most waiting give "
+        "way, or are refused with 503.",
+        aliases=("MAX_QUEUE_SIZE",),
+        ge=0,
+        le=1_000_000,
+        hot=True,
+    )
+    queue_timeout_s: Seconds = setting(
+        30.0,
+        "Longest time that a request waits, seconds; the header x-request-timeout-ms may say less.",
+        aliases=("QUEUE_TIMEOUT",),
+        hot=True,
+    )
+    queue_order: Literal["fair", "fifo"] = setting(
+        "fair",
+        "Who goes next: the tenant that was served the fewest tokens by its weight, or (fifo) who came first. Higher "
+        "priorities go before in both.",
+    )
+    input_token_weight: float = setting(
+        1.0,
+        "What a token of a prompt counts for in that.",
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        hot=True,
+    )
+    output_token_weight: float = setting(
+        2.0,
+        "What a generated token counts for in that.",
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        hot=True,
+    )
+    forward_priority: bool = setting(
+        False,
+        "Tell engines each request's priority (X-Vllm-Priority); for those that run with --scheduling-policy priority, "
+        "others refuse it.",
+        hot=True,
+    )

@@ -1,0 +1,20 @@
+"""What a request may ask."""
+
+from functools import partial
+
+from forebay.config.groups.group import Group, declare
+
+setting = partial(declare, group="requests")
+
+
+class RequestSettings(Group):
+    model_aliases: dict[str, str] = setting(
+        {},
+        "Other names for models: alias=model, comma-separated in the environment. "
+        "An alias to '*' means the only model.",
+        aliases=("MODEL_ALIASES",),
+        hot=True,
+    )
+    max_n: int = setting(8, "Most answers (n, best_of) in one request.", ge=1, le=16_384, hot=True)
+    max_logprobs: int = setting(20, "Most logprobs, top_logprobs or prompt_logprobs.", ge=0, hot=True)
+    max_stop: int = setting(16, "Most stop sequences in a request.", ge=1, le=1024, hot=True)

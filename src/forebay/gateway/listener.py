@@ -1,0 +1,81 @@
+"""The server that listens for a gateway's callers, and how it ends."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from functools import partial
+from time import monotonic
+from types import FrameType
+
+import uvicorn
+
+from forebay.ending import Ending
+from forebay.gateway.app import make_app
+from forebay.gateway.build import Gateway
+from forebay.gateway.server import ClientConnection
+
+log = logging.getLogger("forebay.gateway")
+
+FLUSH_S = 1.0
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn's server with our way of ending.
+
+    First SIGTERM or SIGINT: readiness says 503 at once; after `drain_delay_s` no connection is accepted; what runs may
+    finish for `drain_timeout_s`, then gets an error. A second signal skips the waiting.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        settings = gateway.settings
+        super().__init__(
+            uvicorn.Config(
+                make_app(gateway),
+                http=partial(ClientConnection, gateway),  # type: ignore[arg-type]
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ssl_certfile=settings.tls_cert_file,
+                ssl_keyfile=settings.tls_key_file,
+                backlog=4096,
+            )
+        )
+        self._gateway = gateway
+        self._ending = Ending()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._ending.on_signal(sig, frame)
+
+    def stop(self) -> None:
+        """Begin to end, as a signal does."""
+        self._ending.begun.set()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending.enter()
+        self._gateway.start(self.server_state.connections)
+        await super().serve(sockets)
+
+    async def main_loop(self) -> None:
+        await self._ending.begun.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        gateway, settings = self._gateway, self._gateway.settings
+        gateway.pipeline.draining = True
+        log.info("draining", extra={"running": len(gateway.pipeline.running)})
+        await self._ending.unless_hurried(asyncio.sleep(settings.drain_delay_s))
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await self._ending.unless_hurried(asyncio.wait_for(gateway.drained(), settings.drain_timeout_s))
+        if gateway.pipeline.running:
+            log.warning("drain time is over", extra={"cut_off": len(gateway.pipeline.running)})
+            gateway.pipeline.cut_off(monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(gateway.drained(), FLUSH_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await gateway.stop()

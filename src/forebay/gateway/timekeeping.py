@@ -1,0 +1,37 @@
+"""Everything that has a deadline is looked at a few times a second, so that no request costs a timer."""
+
+import asyncio
+import time
+from email.utils import formatdate
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from forebay.gateway.build import Gateway
+
+SWEEP_EVERY_S = 0.25
+
+
+async def keep_time(gateway: "Gateway") -> None:
+    """Keep a gateway's time for ever."""
+    while True:
+        date = formatdate(time.time(), usegmt=True).encode()
+        gateway.date_line = b"date: %s\r\n" % date
+        gateway.default_headers = [(b"date", date)]
+        now = monotonic()
+        gateway.pipeline.sweep(now)
+        for connection in list(gateway.connections):
+            connection.check(now)
+        for replica in gateway.replicas:
+            replica.upstream.close_idle()
+        gateway.membership.sweep()
+        gateway.local_limits.turn(*day_and_month(time.time()))
+        gateway.local_limits.sweep(now)
+        await asyncio.sleep(SWEEP_EVERY_S)
+
+
+def day_and_month(wall: float) -> tuple[int, int]:
+    """The day and the month of a wall-clock time, UTC, as 20261231 and 202612."""
+    utc = time.gmtime(wall)
+    month = utc.tm_year * 100 + utc.tm_mon
+    return month * 100 + utc.tm_mday, month
