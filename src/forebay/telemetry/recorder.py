@@ -158,39 +158,33 @@ class Recorder:
 
 
 def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bool, now: float) -> AccessLine:
-    usage = exchange.usage
-    line = AccessLine(
-        time=time.time(),
-        level="info",
-        message="request",
-        request_id=exchange.request_id,
-        key_id=exchange.principal.key_id if exchange.principal is not None else "",
-        endpoint=exchange.route.name,
-        status=status,
-        outcome=outcome,
-        duration_ms=_ms(now - exchange.started_at),
-        model=exchange.model,
-        stream=stream,
-        replica=exchange.replica.name if exchange.replica is not None else "",
-        attempts=exchange.attempts,
-        takeovers=exchange.takeovers,
-        error=exchange.error_code,
-        cache=exchange.cache_state,
-        client=exchange.client.address,
+    usage, trace = exchange.usage, exchange.traceparent
+    return AccessLine(  # in the fields' order: by their names it takes four times as long
+        time.time(),
+        "info",
+        "request",
+        exchange.request_id,
+        exchange.principal.key_id if exchange.principal is not None else "",
+        exchange.route.name,
+        status,
+        outcome,
+        _ms(now - exchange.started_at),
+        exchange.model,
+        stream,
+        _ms(exchange.queued_s) if exchange.queued_s else None,
+        _ms(exchange.first_token_at - exchange.started_at) if stream and exchange.first_token_at else None,
+        usage.prompt_tokens if usage is not None else None,
+        usage.completion_tokens if usage is not None else None,
+        (usage.cached_tokens or None) if usage is not None else None,
+        exchange.replica.name if exchange.replica is not None else "",
+        exchange.attempts,
+        exchange.takeovers,
+        exchange.error_code,
+        exchange.cache_state,
+        exchange.client.address,
+        exchange.engine_id if exchange.engine_id != exchange.request_id else "",
+        trace[3:35].decode("ascii") if trace is not None else "",
     )
-    if usage is not None:
-        line.prompt_tokens = usage.prompt_tokens
-        line.completion_tokens = usage.completion_tokens
-        line.cached_tokens = usage.cached_tokens or None
-    if exchange.queued_s:
-        line.queued_ms = _ms(exchange.queued_s)
-    if stream and exchange.first_token_at:
-        line.ttft_ms = _ms(exchange.first_token_at - exchange.started_at)
-    if exchange.engine_id != exchange.request_id:
-        line.engine_request_id = exchange.engine_id
-    if exchange.traceparent:
-        line.trace_id = exchange.traceparent[3:35].decode("ascii")
-    return line
 
 
 def _ms(seconds: float) -> float:
