@@ -75,6 +75,26 @@ def keys_of(account: Account) -> tuple[str, str]:
     return key, key + ":runs"
 
 
+def limits_of(lease: LimitLease) -> tuple[list[str], list[int]]:
+    """The keys and the limits of a lease's accounts, as the script takes them."""
+    keys: list[str] = []
+    numbers: list[int] = []
+    for account in lease.binding.accounts:
+        keys += keys_of(account)
+        limits = account.limits
+        numbers += [
+            -1 if limit is None else limit
+            for limit in (
+                limits.requests_per_minute,
+                limits.tokens_per_minute,
+                limits.concurrency,
+                limits.tokens_per_day,
+                limits.tokens_per_month,
+            )
+        ]
+    return keys, numbers
+
+
 def refusal_of(binding: Binding, answer: list[int]) -> Refusal:
     """What the script said no to."""
     _, number, kind, wait_ms, reset_ms, *counts = answer
