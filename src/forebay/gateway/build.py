@@ -339,7 +339,8 @@ class Gateway:
         if (counts := self.shared_limits) is not None:
             watch_metric(metric.LIMITS_DEGRADED, lambda: [((), counts.degraded)])
             watch_metric(metric.LIMITS_GATEWAYS, lambda: [((), counts.gateways)])
-            watch_metric(metric.SETTLEMENTS_LOST, lambda: [((), counts.lost)])
+            watch_metric(metric.LIMITS_MENDED, lambda: [((), counts.mended)])
+            watch_metric(metric.SETTLEMENTS_LOST, lambda: [((), counts.corrections.lost)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_engines(self.metrics, self.engines)
         if (keys := self.keys) is not None:

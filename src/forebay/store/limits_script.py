@@ -1,6 +1,7 @@
 """`limits.lua` in the server that keeps the shared counts, and the one connection over which it is called."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -10,7 +11,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from forebay.store.shared_lease import PREFIX
+from forebay.policy.limits import LimitLease
+from forebay.store.corrections import Batch
+from forebay.store.shared_lease import PREFIX, limits_of
 
 SCRIPT = (files("forebay.store") / "limits.lua").read_text()
 GATEWAYS, SETTLED = PREFIX + "gateways", PREFIX + "settled:"
@@ -23,6 +26,7 @@ class LimitsScript:
     """Whoever calls it deals with `AWAY`."""
 
     def __init__(self, url: str) -> None:
+        self._name = os.urandom(8).hex()  # this gateway's
         self._url = url
         self._redis: Redis | None = None
         self._sha = ""
@@ -53,6 +57,19 @@ class LimitsScript:
             except AWAY:
                 pass  # it is away: that is why
 
+    def question(self, lease: LimitLease) -> Call:
+        """May this request?"""
+        keys, limits = limits_of(lease)
+        return self._call(keys, ["take", "", self._name, lease.tokens, *lease.date, *limits])
+
+    def settlement(self, batch: Batch) -> Call:
+        """Count what was needed, and take us for alive."""
+        number, keys, corrections = batch
+        return self._call(keys, ["settle", "", self._name, number, *corrections])
+
+    def _call(self, keys: list[str], arguments: list[Any]) -> Call:
+        return [2 + len(keys), GATEWAYS, SETTLED + self._name, *keys, *arguments]
+
     def begin(self, calls: Sequence[Call]) -> asyncio.Future[list[Any]]:
         """Call it so many times in one go; the answers come together, failures among them."""
         assert self._redis is not None
@@ -71,6 +88,14 @@ async def in_time(task: asyncio.Future[Any], limit_s: float) -> bool:
         if not task.done():
             await asyncio.sleep(0)
     return task.done()
+
+
+def answers_of(done: asyncio.Future[list[Any]]) -> list[Any]:
+    """What was answered. Raises the first failure."""
+    for answer in done.result():
+        if isinstance(answer, Exception):
+            raise answer
+    return done.result()
 
 
 def _look_at(done: asyncio.Future[Any]) -> None:

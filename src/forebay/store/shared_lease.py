@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from forebay.store.shared_limits import SharedLimits
 
 PREFIX = "forebay:{limits}:"  # one hash slot, so that one script may touch all of them
+GRANTED, MENDED = 1, 2  # what the script's answer to a question begins with, besides 0
 _KINDS: tuple[Kind, ...] = ("requests", "tokens", "day", "month", "concurrency")
 
 
@@ -73,6 +74,11 @@ class SharedLease(LimitLease):
 def keys_of(account: Account) -> tuple[str, str]:
     key = PREFIX + account.name
     return key, key + ":runs"
+
+
+def name_of(key: str) -> str:
+    """The account whose counts are under a key."""
+    return key.removeprefix(PREFIX)
 
 
 def limits_of(lease: LimitLease) -> tuple[list[str], list[int]]:

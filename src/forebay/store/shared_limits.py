@@ -9,11 +9,13 @@ is *degraded*: it decides alone, at once, on an equal share of each limit (that 
 at least one request), and of what was left of it when last seen. A word that comes late, but within `PATIENCE` times
 that, ends it; else the counts are away. The task tries to come back, at growing intervals; requests never do. What was
 decided meanwhile is added to the shared counts afterwards (`corrections.py`).
+
+Where one account's key holds what is no count, the script deletes it: the request that found it is decided on here.
 """
 
 import asyncio
+import contextlib
 import logging
-import os
 from time import monotonic, time
 
 from forebay.policy.accounts import BUCKETS_PER_S, Account
@@ -21,8 +23,8 @@ from forebay.policy.auth import Principal
 from forebay.policy.limits import LimitLease, Limits
 from forebay.store.corrections import MOST_AT_ONCE as MOST_SETTLED_AT_ONCE
 from forebay.store.corrections import Corrections
-from forebay.store.limits_script import AWAY, GATEWAYS, SETTLED, Call, LimitsScript, in_time
-from forebay.store.shared_lease import SharedLease, limits_of, refusal_of, shared_lines
+from forebay.store.limits_script import AWAY, Call, LimitsScript, answers_of, in_time
+from forebay.store.shared_lease import GRANTED, MENDED, SharedLease, name_of, refusal_of, shared_lines
 
 log = logging.getLogger("forebay.limits")
 
@@ -31,6 +33,7 @@ MOST_AT_ONCE = 128
 PATIENCE = 10
 LONGEST_PAUSE_S = 5.0
 STABLE_S = 10.0
+MENDED_TOLD_S = 60.0
 
 
 class SharedLimits:
@@ -39,26 +42,22 @@ class SharedLimits:
     def __init__(self, local: Limits, url: str, timeout_s: float) -> None:
         self.degraded = True
         self.gateways = 1
+        self.mended = 0
         self._local = local
         self._script = LimitsScript(url)
         self._timeout_s = timeout_s
-        self._name = os.urandom(8).hex()
         self._waiting: list[SharedLease] = []
-        self._corrections = Corrections()
+        self.corrections = Corrections()
         self._work = asyncio.Event()
         self._ahead_s = time() - monotonic()  # the server's clock minus ours, as far as we know
         self._told = False
         self._heard_at = self._back_at = 0.0
+        self._mended_at = -MENDED_TOLD_S
         self._pause_s = 0.0
         self._closing = False
 
     def __repr__(self) -> str:
         return f"<SharedLimits {'degraded' if self.degraded else 'shared'} gateways={self.gateways}>"
-
-    @property
-    def lost(self) -> int:
-        """Corrections that were given up."""
-        return self._corrections.lost
 
     # What the pipeline asks
     def acquire(self, principal: Principal, address: str, tokens: int, now: float) -> LimitLease | None:
@@ -73,13 +72,13 @@ class SharedLimits:
             lease.wait(asyncio.get_running_loop().create_future())
             self._waiting.append(lease)
             for account in lease.binding.accounts:
-                self._corrections.watch(account)
+                self.corrections.watch(account)
             self._work.set()
         return lease
 
     def owe(self, account: Account, at: int, requests: int, tokens: int, lease: LimitLease) -> None:
         """Have a correction sent."""
-        if self._corrections.add(account, at, requests, tokens, lease.date):
+        if self.corrections.add(account, at, requests, tokens, lease.date):
             self._work.set()
 
     # The task
@@ -100,15 +99,12 @@ class SharedLimits:
     async def close(self) -> None:
         """Send what is still owed, if that is possible at once, and leave the others."""
         if not self.degraded:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout_s * 10):
-                    while self._corrections.wait:
+                    while self.corrections.wait:
                         self._work.set()
                         await asyncio.sleep(self._timeout_s / 10)
-            except TimeoutError:
-                self._corrections.give_up()
-        else:
-            self._corrections.give_up()
+        self.corrections.give_up()
         self._closing = True
         await self._script.disconnect()
 
@@ -117,28 +113,24 @@ class SharedLimits:
         if not self.degraded:
             await self._until_work()
         now = monotonic()
-        self._corrections.renew(now, now + self._ahead_s)
+        self.corrections.renew(now, now + self._ahead_s)
         waiting = [lease for lease in self._waiting if lease.waits]
         asked, self._waiting = waiting[:MOST_AT_ONCE], waiting[MOST_AT_ONCE:]
         settle = self._settlement(now, waiting)
-        calls = [settle] if settle is not None else []
-        task = self._script.begin([*calls, *(self._question(lease) for lease in asked)])
-        late = not await in_time(task, self._timeout_s)
-        if late:
+        calls = [self._script.question(lease) for lease in asked]
+        task = self._script.begin([settle, *calls] if settle is not None else calls)
+        if late := not await in_time(task, self._timeout_s):
             self._decide_alone([*asked, *self._waiting], monotonic())
             if not await in_time(task, self._timeout_s * PATIENCE):
                 task.cancel()
                 raise TimeoutError(f"no answer within {self._timeout_s:g} s")
         try:
-            answers = task.result()
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
+            answers = answers_of(task)
         except AWAY:
             self._waiting[:0] = asked
             raise
         if settle is not None:
-            self._settled(answers.pop(0), monotonic())
+            self._settled(settle, answers.pop(0), monotonic())
         for lease, answer in zip(asked, answers, strict=True):
             if late:
                 self._undo(lease, answer)
@@ -148,33 +140,28 @@ class SharedLimits:
             self._recover(monotonic())
 
     async def _until_work(self) -> None:
-        if not self._waiting and not len(self._corrections):
+        if not self._waiting and not len(self.corrections):
             self._work.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._work.wait()
-            except TimeoutError:
-                return
 
     # Decisions
-    def _question(self, lease: SharedLease) -> Call:
-        keys, limits = limits_of(lease)
-        fixed = ["take", "", self._name, lease.tokens, *lease.date]
-        return [2 + len(keys), GATEWAYS, SETTLED + self._name, *keys, *fixed, *limits]
-
     def _settlement(self, now: float, waiting: list[SharedLease]) -> Call | None:
         """The next batch of corrections, or the last one again; None where nothing is to be said just now."""
-        if not (self._corrections.wait or self.degraded) and now - self._heard_at < HEARTBEAT_S * 0.9:
+        if not (self.corrections.wait or self.degraded) and now - self._heard_at < HEARTBEAT_S * 0.9:
             return None
-        number, keys, corrections = self._corrections.batch(waiting)
-        fixed = ["settle", "", self._name, number]
-        return [2 + len(keys), GATEWAYS, SETTLED + self._name, *keys, *fixed, *corrections]
+        return self._script.settlement(self.corrections.batch(waiting))
 
     def _answered(self, lease: SharedLease, answer: list[int]) -> None:
         decided = lease.decided
         assert decided is not None
+        if answer[0] == MENDED:
+            self._tell_of([lease.binding.accounts[number - 1].name for number in answer[1:]])
+            self._fall_back(lease, monotonic())
+            return
         lease.sure()
-        if answer[0]:
+        if answer[0] == GRANTED:
             for account, requests, tokens in zip(lease.binding.accounts, answer[2::2], answer[3::2], strict=True):
                 account.see(requests, tokens, lease.index)
             lease.at = answer[1]
@@ -191,7 +178,7 @@ class SharedLimits:
 
     def _undo(self, lease: SharedLease, answer: list[int]) -> None:
         """A word that came too late: this gateway has decided itself, and what it counts is owed already."""
-        if answer[0]:
+        if answer[0] == GRANTED:
             for account in lease.binding.accounts:
                 self.owe(account, answer[1], -1, -lease.tokens, lease)
 
@@ -225,16 +212,25 @@ class SharedLimits:
         self._decided_alone(lease, now)
         decided.set_result(None)
 
-    def _settled(self, answer: list[int], now: float) -> None:
-        self._corrections.answered()
+    def _settled(self, settlement: Call, answer: list[int], now: float) -> None:
+        self.corrections.answered()
         self._heard_at = now
         self._ahead_s = answer[0] / 1000 - now
         self.gateways = max(answer[1], 1)
+        self._tell_of([name_of(settlement[2 * number + 1]) for number in answer[2:]])
+
+    def _tell_of(self, mended: list[str]) -> None:
+        """Some accounts' shared counts were deleted, for they were none."""
+        now = monotonic()
+        if mended and now - self._mended_at > MENDED_TOLD_S:
+            self._mended_at = now
+            log.warning("shared counts were no counts and begin anew", extra={"of": ", ".join(mended[:10])})
+        self.mended += len(mended)
 
     # Coming and going
     def _degrade(self, failure: Exception) -> None:
         now = monotonic()
-        self._corrections.renewed_at = 0.0
+        self.corrections.renewed_at = 0.0
         self._decide_alone(self._waiting, now)
         if not self._told:
             self._told = True
@@ -244,7 +240,7 @@ class SharedLimits:
             log.warning("shared limits are away: each gateway enforces its share alone", extra=fields)
 
     def _recover(self, now: float) -> None:
-        if len(self._corrections) >= MOST_SETTLED_AT_ONCE:
+        if len(self.corrections) >= MOST_SETTLED_AT_ONCE:
             return  # first what was decided meanwhile, all but the last of it
         self.degraded = False
         self._local.share = 1
