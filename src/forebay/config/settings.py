@@ -422,8 +422,11 @@ class Settings(BaseModel):
         group="upstream",
         hot=True,
     )
-    show_replica: Literal["never", "always"] = setting(
-        "never", "Name the replica that answered in the header x-forebay-replica.", group="upstream", hot=True
+    show_replica: Literal["never", "admin", "always"] = setting(
+        "never",
+        "Whom the header x-forebay-replica names the replica that answered: nobody, keys with the scope admin, or all.",
+        group="upstream",
+        hot=True,
     )
     connect_timeout_s: Seconds = setting(
         2.0, "Time to connect to an engine, seconds.", group="upstream", roles=ALL, hot=True

@@ -113,7 +113,7 @@ class ClientConnection(HttpToolsProtocol):
         """Work by other settings from now on."""
         self.limits = settings
         self._max_headers = settings.max_headers
-        self._show_replica = settings.show_replica == "always"
+        self._show_replica = settings.show_replica != "never"
 
     # Connection events
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -424,9 +424,13 @@ class ClientConnection(HttpToolsProtocol):
         lines = exchange.lines
         if origin is not None:
             lines += self.gateway.cors_lines(origin)
-        if self._show_replica and exchange.replica is not None:
+        if self._show_replica and exchange.replica is not None and self._may_see_replica(exchange):
             lines += b"x-forebay-replica: %s\r\n" % exchange.replica.name.encode("ascii", "replace")
         return lines
+
+    def _may_see_replica(self, exchange: Exchange) -> bool:
+        who = exchange.principal
+        return self.limits.show_replica == "always" or (who is not None and "admin" in who.scopes)
 
     # Ending a connection
     def _close_gently(self) -> None:
