@@ -99,7 +99,7 @@ class Gateway:
         self.audit = AuditLog(database)
         default = KeyLimits(requests_per_minute=settings.default_rate)
         self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
-        self.tokens = Tokens(settings, default) if settings.uses_tokens else None
+        self.tokens = Tokens(settings, default, self.keys) if settings.uses_tokens else None
         tuning = Tuning.of(settings, keys=self.keys, tokens=self.tokens)
         self.caching = Caching(tuning.cache_limits, _shared_entries(settings))
         self.local_limits = Limits(default_limits(settings))
