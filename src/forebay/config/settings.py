@@ -342,7 +342,8 @@ class Settings(BaseModel):
     redis_url: SecretStr | None = setting(
         None,
         "Redis or Valkey for what several gateways share, counts for limits and cached answers: redis://host:port/0, "
-        "rediss:// or unix://. Without it each counts alone, and from its start.",
+        "rediss:// or unix://. Without it each counts alone and from its start; budgets go on from the usage ledger, "
+        "where there is one.",
         group="shared",
         roles=(),
         aliases=("REDIS_URL",),
@@ -356,7 +357,8 @@ class Settings(BaseModel):
         {},
         "What each key may use that has no limits of its own: requests_per_minute, tokens_per_minute, concurrency, "
         "tokens_per_day, tokens_per_month; name=number, comma-separated in the environment. Callers without a key are "
-        "one key and one tenant together.",
+        "one key and one tenant together. Budgets (a day, a month; UTC) outlast the process with redis_url, or with a "
+        "database's usage ledger; without either they are in one process's memory and begin anew with it.",
         group="limits",
         hot=True,
     )
@@ -719,6 +721,12 @@ class Settings(BaseModel):
     @property
     def keeps_usage(self) -> bool:
         return self.usage_ledger and self.uses_database
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether anybody's tokens a day or a month are bounded here."""
+        bounded = (self.key_limits, self.tenant_limits, self.address_limits, self.global_limits)
+        return any("tokens_per_day" in limits or "tokens_per_month" in limits for limits in bounded)
 
     @property
     def uses_tokens(self) -> bool:

@@ -43,6 +43,7 @@ from forebay.store.cache_redis import SharedEntries
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
 from forebay.store.ledger import Ledger, open_ledger
+from forebay.store.seeded_limits import SeededLimits
 from forebay.store.shared_limits import SharedLimits
 from forebay.store.tokens import Tokens
 from forebay.telemetry import catalogue as metric
@@ -104,9 +105,10 @@ class Gateway:
         self.caching = Caching(tuning.cache_limits, _shared_entries(settings))
         self.local_limits = Limits(default_limits(settings))
         self.shared_limits = shared_limits(settings, self.local_limits)
+        self.seeded_limits = seeded_limits(settings, self.local_limits, self.ledger, database)
         self.pipeline = Pipeline(
             tuning.auth,
-            self.shared_limits or self.local_limits,
+            self.shared_limits or self.seeded_limits or self.local_limits,
             make_admission(tuning.admission_rules, self.replicas),
             self.replicas,
             tuning.routing,
@@ -124,6 +126,7 @@ class Gateway:
         self._ids = RequestIds(os.urandom)
         self._cors: dict[str, bytes] = {origin: _cors_lines(origin) for origin in settings.cors_origins}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told_of_forgetting = False
         self._writer = writer
         self._watch_figures(writer)
 
@@ -137,6 +140,10 @@ class Gateway:
         self.local_limits.turn(*day_and_month(time.time()))
         if self.shared_limits is not None:
             self._spawn(self.shared_limits.run())
+        elif self.seeded_limits is not None:
+            self._spawn(self.seeded_limits.run())
+        elif self.settings.has_budgets:
+            self._tell_of_forgetting()
         if self.ledger is not None:
             self.ledger.start()
             self._spawn(self.ledger.run())
@@ -297,8 +304,19 @@ class Gateway:
                 replica.upstream.close_idle()
             self.membership.sweep()
             self.local_limits.turn(*day_and_month(time.time()))
+            if self.local_limits.begun and self.shared_limits is None:
+                self._tell_of_forgetting()
             self.local_limits.sweep(now)
             await asyncio.sleep(SWEEP_EVERY_S)
+
+    def _tell_of_forgetting(self) -> None:
+        """Say once that budgets begin anew with this process."""
+        if not self._told_of_forgetting:
+            self._told_of_forgetting = True
+            log.warning(
+                "budgets of tokens a day and a month are in this process's memory, and begin anew with it: redis_url "
+                "keeps them, and so does the usage ledger of a database"
+            )
 
     def _watch_figures(self, writer: LogWriter) -> None:
         watch_metric = self.metrics.watch
@@ -341,6 +359,8 @@ class Gateway:
             watch_metric(metric.LIMITS_GATEWAYS, lambda: [((), counts.gateways)])
             watch_metric(metric.LIMITS_MENDED, lambda: [((), counts.mended)])
             watch_metric(metric.SETTLEMENTS_LOST, lambda: [((), counts.corrections.lost)])
+        if (seeded := self.seeded_limits) is not None:
+            watch_metric(metric.BUDGETS_UNKNOWN, lambda: [((), seeded.unknown)])
         watch_metric(metric.BUILD, lambda: [((__version__,), 1)])
         watch_engines(self.metrics, self.engines)
         if (keys := self.keys) is not None:
@@ -456,6 +476,15 @@ def shared_limits(settings: Settings, local: Limits) -> SharedLimits | None:
     if settings.redis_url is None:
         return None
     return SharedLimits(local, settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+
+
+def seeded_limits(
+    settings: Settings, local: Limits, ledger: Ledger | None, database: Database | None
+) -> SeededLimits | None:
+    """Limits whose budgets go on from the usage ledger, where there is one and nothing else keeps them."""
+    if settings.redis_url is not None or ledger is None or database is None:
+        return None
+    return SeededLimits(local, ledger, database)
 
 
 def day_and_month(wall: float) -> tuple[int, int]:

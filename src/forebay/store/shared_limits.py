@@ -198,19 +198,8 @@ class SharedLimits:
 
     def _fall_back(self, lease: SharedLease, now: float) -> None:
         """Its word did not come: does it fit into this gateway's share, where it is counted already?"""
-        decided = lease.decided
-        assert decided is not None
-        if decided.done():
-            return
-        for account in lease.binding.accounts:
-            kind = account.exceeded_alone(lease.tokens, self._local.share, int(now * BUCKETS_PER_S))
-            if kind is not None:
-                lease.taken = False
-                decided.set_exception(self._local.refusal(lease.binding, account, kind, lease.tokens, now))
-                return
-        lease.sure()
-        self._decided_alone(lease, now)
-        decided.set_result(None)
+        if lease.waits and lease.decide_alone(self._local, now):
+            self._decided_alone(lease, now)
 
     def _settled(self, settlement: Call, answer: list[int], now: float) -> None:
         self.corrections.answered()
