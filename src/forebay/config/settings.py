@@ -44,7 +44,7 @@ def setting(
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 LimitName = Literal["requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month"]
-Limits = dict[LimitName, Annotated[int, Field(ge=1, le=10**15)]]
+Limits = dict[LimitName, Annotated[int, Field(ge=1, le=10**12)]]
 SERVE = ("serve",)
 GATEWAY = ("gateway",)
 ENGINE = ("engine",)
@@ -779,6 +779,12 @@ class Settings(BaseModel):
     def _refuse_limits_that_cannot_hold(self) -> Self:
         if self.address_limits and self.asks_for_keys:
             raise ValueError("address_limits: where keys are asked for nobody calls without one; use key_limits")
+        if self.default_rate_limit is not None and "requests_per_minute" in self.key_limits:
+            raise ValueError("key_limits: requests_per_minute would be default_rate_limit's; set one of them")
+        window_s = (self.rate_limit_window_minutes or 0) * 60 or self.rate_limit_window_s
+        if self.default_rate_limit is None and window_s != 60:
+            name = "rate_limit_window_minutes" if self.rate_limit_window_minutes else "rate_limit_window_s"
+            raise ValueError(f"{name}: is default_rate_limit's window and limits nothing without it")
         return self
 
     @model_validator(mode="after")
@@ -791,6 +797,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
+        if len(self.key_rates) < len(self.api_key_limits):
+            raise ValueError("api_key_limits: a key is in it twice")
         if stray := self.key_rates.keys() - {key.get_secret_value() for key in self.api_keys}:
             raise ValueError(f"api_key_limits: api_keys does not have {len(stray)} of these keys")
         if self.rate_limit_window_minutes is not None and "rate_limit_window_s" in self.model_fields_set:
