@@ -15,10 +15,10 @@ from forebay.store import usage
 from forebay.store.database import Database
 from forebay.store.keys import Keys
 from forebay.store.spool import Batch, open_spool
-from tests.gateway.calls import chat, chat_body, error_of
+from tests.gateway.calls import CHAT, chat, chat_body, error_of
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine
-from tests.gateway.raw_client import Response
+from tests.gateway.raw_client import Response, connect
 from tests.store.databases import made, new_key
 from tests.store.test_gateway import ask
 from tests.store.test_ledger import until
@@ -194,3 +194,25 @@ async def test_without_a_ledger_it_is_said_once_that_budgets_begin_anew(
             await until(lambda: len(forgetting(running)) == 2)
             await running.stop()
             assert len(forgetting(running)) == 2, "one line each"
+
+
+async def test_who_leaves_while_the_ledger_is_asked_leaves_nothing_behind(
+    flags: dict[str, Any], database: Database, start_gateway: StartGateway
+) -> None:
+    _, secret = new_key(Keys(database), tokens_per_day=1000, concurrency=1)
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        ledger = running.gateway.ledger
+        assert ledger is not None
+        await until(ledger.caught_up.is_set)
+        ledger.caught_up.clear()  # as while a dead gateway's spool is still coming in
+        async with connect(running.url) as raw:
+            await raw.request("POST", CHAT, chat_body(max_tokens=900), {"authorization": f"Bearer {secret}"})
+            await until(lambda: bool(running.gateway.pipeline.running))
+            await until(lambda: running.figures()["forebay_limits_budgets_unknown"] == 1)
+        await until(lambda: not running.gateway.pipeline.running)
+        ledger.caught_up.set()
+        assert (await ask(running, secret, max_tokens=900)).status == 200
+        (account,) = running.gateway.local_limits._accounts.values()
+        assert account.sight is not None
+        assert (account.running, account.sight.pending, account.sight.pending_tokens) == (0, 0, 0)
+        assert engine.calls(CHAT)[1:] == []
