@@ -12,7 +12,7 @@ from forebay.policy.routing import BOUND, FLOOR_TOKENS
 from tests.gateway.calls import CHAT, chat, chat_body
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
-from tests.gateway.raw_client import Response
+from tests.gateway.raw_client import Response, fetch
 
 CONVERSATIONS = 24
 
@@ -183,6 +183,12 @@ async def test_the_replica_is_named_only_where_it_shall_be(stream: bool, start_g
         assert (await chat(trio.running.url)).header("x-forebay-replica") in [engine.url for engine in trio.engines]
     async with three(start_gateway) as trio:
         assert (await trio.turn(1, stream=stream)).header("x-forebay-replica") is None
+    keys = {"api_keys": ("sk-test", "sk-ops"), "admin_keys": ("sk-ops",)}
+    async with three(start_gateway, show_replica="admin", **keys) as trio:
+        assert (await trio.turn(1, stream=stream)).header("x-forebay-replica") is None
+        body = chat_body(stream=stream)
+        told = await fetch(trio.running.url, "POST", CHAT, body, authorization="Bearer sk-ops")
+        assert told.header("x-forebay-replica") in [engine.url for engine in trio.engines]
 
 
 async def test_the_health_page_tells_group_and_load(start_gateway: StartGateway) -> None:

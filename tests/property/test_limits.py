@@ -11,8 +11,8 @@ from forebay.policy.accounts import SPAN
 from forebay.policy.auth import KeyLimits, Principal
 from forebay.policy.limits import Defaults, LimitLease, Limits
 from forebay.refusals import InsufficientQuota, RateLimited
+from forebay.store.limits_script import GATEWAYS, SCRIPT, SETTLED
 from forebay.store.shared_lease import keys_of
-from forebay.store.shared_limits import GATEWAYS, SCRIPT, SETTLED
 from tests.servers import ValkeyServer
 
 WINDOW_MS = 60_000

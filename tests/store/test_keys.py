@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import select, text
 
-from forebay.policy.auth import UNLIMITED, KeyLimits, Principal
+from forebay.policy.auth import UNLIMITED, KeyLimits, Principal, fixed_keys
 from forebay.policy.grants import Grant, Limits, NewKey, NotValid, not_valid
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
@@ -253,3 +253,10 @@ def test_a_wrong_field_is_refused_by_its_name(name: str, value: Any) -> None:
 def test_a_key_that_has_ended_already_is_not_made(store: Keys) -> None:
     with pytest.raises(NotValid, match="expires_at"):
         new_key(store, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+
+
+def test_limits_that_no_caller_of_a_configured_key_would_be_held_to_are_refused(store: Keys) -> None:
+    (configured,) = {one.tenant for one in fixed_keys(["sk-a"], [], {}, UNLIMITED).values()}
+    with pytest.raises(NotValid, match="settings"):
+        store.set_tenant(configured, Limits(concurrency=1))
+    assert store.tenants() == []

@@ -8,10 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from forebay.policy.auth import UNLIMITED, fixed_keys
+from forebay.store.limits_script import GATEWAYS
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
-from tests.gateway.raw_client import Response, connect
+from tests.gateway.raw_client import Response, connect, fetch
 from tests.servers import ValkeyServer
 from tests.store.proxy import Proxy
 
@@ -225,16 +226,94 @@ async def test_a_word_that_comes_late_ends_the_degradation_and_is_counted_once(
         assert told(caplog) == []
 
 
-async def test_counts_that_answer_with_an_error_are_away(start_gateway: StartGateway, valkey: ValkeyServer) -> None:
+async def test_counts_that_answer_with_an_error_are_away(start_gateway: StartGateway, own_valkey: ValkeyServer) -> None:
     limits = {"requests_per_minute": 10}
-    async with FakeEngine() as engine, gateways(start_gateway, engine, valkey.url, 1, key_limits=limits) as running:
+    async with (
+        FakeEngine() as engine,
+        gateways(start_gateway, engine, own_valkey.url, 1, key_limits=limits) as running,
+    ):
         await chat(running[0].url)
-        valkey.client.delete(COUNTS)
-        valkey.client.set(COUNTS, "not a hash")
+        own_valkey.client.config_set("maxmemory", 1)
         assert passed(await chats(running, 20)) == 9
         assert is_degraded(running[0])
-        valkey.client.delete(COUNTS)
+        own_valkey.client.config_set("maxmemory", 0)
         await until(lambda: not is_degraded(running[0]))
+        assert own_valkey.client.hget(COUNTS, "r") == b"10"
+        assert running[0].figures()["forebay_limits_mended_total"] == 0
+
+
+POISON: dict[str, list[tuple[object, ...]]] = {
+    "another type": [("DEL", COUNTS), ("SET", COUNTS, "not a hash")],
+    "another type of what runs": [("DEL", COUNTS + ":runs"), ("SADD", COUNTS + ":runs", "x")],
+    "a count that is none": [("HSET", COUNTS, "r", "many")],
+    "requests without half seconds": [("DEL", COUNTS), ("HSET", COUNTS, "r", 10**9)],
+    "half seconds without end": [("HSET", COUNTS, "o", -(10**14))],
+    "half seconds that never come": [("HSET", COUNTS, "o", 10**14, "n", 10**14)],
+    "half seconds that are no numbers": [("HSET", COUNTS, "o", "nan", "n", "inf")],
+    "a day that never ends": [("HSET", COUNTS, "d", "zzz")],
+    "tokens that are none": [("HSET", COUNTS, "mu", "much")],
+}
+
+
+@pytest.mark.parametrize("poison", POISON)
+async def test_what_is_no_count_under_an_accounts_key_is_deleted_and_harms_nobody(
+    start_gateway: StartGateway, valkey: ValkeyServer, poison: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {"requests_per_minute": 20, "tokens_per_month": 10**6, "concurrency": 20}
+    keys = {"api_keys": ("sk-test", "sk-other")}
+    async with (
+        FakeEngine() as engine,
+        gateways(start_gateway, engine, valkey.url, 1, key_limits=limits, **keys) as (one,),
+    ):
+        for _ in range(2):
+            assert (await chat(one.url)).status == 200
+        await until(lambda: valkey.client.hvals(COUNTS + ":runs") == [b"0"])
+        for command in POISON[poison]:
+            valkey.client.execute_command(*command)
+        answers = await chats([one], 30)
+        assert passed(answers) == 18, "what this gateway has counted itself still holds"
+        other = await fetch(one.url, "POST", CHAT, chat_body(), authorization="Bearer sk-other")
+        assert (other.status, other.header("x-ratelimit-remaining-requests")) == (200, "19")
+        assert not is_degraded(one)
+        assert one.figures()["forebay_limits_mended_total"] == 1
+        (line,) = [record for record in caplog.records if record.name == "forebay.limits"]
+        assert line.__dict__["of"] == COUNTS.removeprefix("forebay:{limits}:")
+        await until(lambda: valkey.client.hvals(COUNTS + ":runs") == [b"0"])
+        assert int(valkey.client.hget(COUNTS, "r") or 0) in (
+            17,
+            18,
+        )  # the one that found it is counted with what is owed
+
+
+async def test_what_is_no_count_is_deleted_when_a_correction_finds_it(
+    start_gateway: StartGateway, valkey: ValkeyServer
+) -> None:
+    gate = asyncio.Event()
+    limits = {"tokens_per_minute": 10_000, "concurrency": 5}
+    async with FakeEngine() as engine, gateways(start_gateway, engine, valkey.url, 1, key_limits=limits) as (one,):
+        engine.default = Behaviour(prompt_tokens=30, tokens=50, faults=[Fault("token", gate)])
+        under_way = asyncio.create_task(chat(one.url, max_tokens=10))
+        await engine.wait_for(lambda e: e.running == 1)
+        valkey.client.delete(COUNTS, COUNTS + ":runs")
+        valkey.client.set(COUNTS, "not a hash")
+        gate.set()
+        assert (await under_way).status == 200
+        await until(lambda: valkey.client.hvals(COUNTS + ":runs") == [b"0"])
+        await until(lambda: one.figures()["forebay_limits_mended_total"] == 1)
+        assert not is_degraded(one)
+
+
+async def test_the_list_of_gateways_is_made_anew_where_it_is_none(
+    start_gateway: StartGateway, valkey: ValkeyServer
+) -> None:
+    async with (
+        FakeEngine() as engine,
+        gateways(start_gateway, engine, valkey.url, key_limits={"requests_per_minute": 5}) as running,
+    ):
+        valkey.client.set(GATEWAYS, "not a set")
+        await until(lambda: valkey.client.type(GATEWAYS) == b"zset" and valkey.client.zcard(GATEWAYS) == 2)
+        assert passed(await chats(running, 10)) == 5
+        assert not any(is_degraded(one) for one in running)
 
 
 async def test_a_flushed_server_lets_no_gateway_have_more_than_the_limit(

@@ -81,6 +81,8 @@ class Settings(
     def _refuse_limits_that_cannot_hold(self) -> Self:
         if self.address_limits and self.asks_for_keys:
             raise ValueError("address_limits: where keys are asked for nobody calls without one; use key_limits")
+        if self.default_rate_limit is not None and "requests_per_minute" in self.key_limits:
+            raise ValueError("key_limits: requests_per_minute would be default_rate_limit's; set one of them")
         return self
 
     @model_validator(mode="after")

@@ -124,8 +124,9 @@ def parse_text(field: FieldInfo, text: str) -> Any:
     if kind.startswith("tuple["):
         return tuple(part.strip() for part in text.split(extra["separator"]) if part.strip())
     if kind.startswith("dict["):
-        pairs = (part.partition("=") for part in text.split(",") if part.strip())
-        return {alias.strip(): model.strip() for alias, _, model in pairs}
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        found = {name.strip(): value.strip() for name, _, value in pairs}
+        return found if len(found) == len(pairs) else text  # one that comes twice is wrong in one of the two
     return text
 
 

@@ -141,9 +141,13 @@ class Answering(HttpToolsProtocol):
         lines = exchange.lines
         if origin is not None:
             lines += self.gateway.cors_lines(origin)
-        if self._show_replica and exchange.replica is not None:
+        if self._show_replica and exchange.replica is not None and self._may_see_replica(exchange):
             lines += b"x-forebay-replica: %s\r\n" % exchange.replica.name.encode("ascii", "replace")
         return lines
+
+    def _may_see_replica(self, exchange: Exchange) -> bool:
+        who = exchange.principal
+        return self.gateway.settings.show_replica == "always" or (who is not None and "admin" in who.scopes)
 
     # Ending a connection
     def _close_gently(self) -> None:

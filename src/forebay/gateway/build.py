@@ -16,6 +16,7 @@ from forebay.gateway.parts import (
     default_limits,
     make_admission,
     make_replica,
+    seeded_limits,
     shared_entries,
     shared_limits,
 )
@@ -81,14 +82,15 @@ class Gateway:
         self.audit = AuditLog(database)
         default = KeyLimits(requests_per_minute=settings.default_rate)
         self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
-        self.tokens = Tokens(settings, default) if settings.uses_tokens else None
+        self.tokens = Tokens(settings, default, self.keys) if settings.uses_tokens else None
         tuning = Tuning.of(settings, keys=self.keys, tokens=self.tokens)
         self.caching = Caching(tuning.cache_limits, shared_entries(settings))
         self.local_limits = Limits(default_limits(settings))
         self.shared_limits = shared_limits(settings, self.local_limits)
+        self.seeded_limits = seeded_limits(settings, self.local_limits, self.ledger, database)
         self.pipeline = Pipeline(
             tuning.auth,
-            self.shared_limits or self.local_limits,
+            self.shared_limits or self.seeded_limits or self.local_limits,
             make_admission(tuning.admission_rules, self.replicas),
             self.replicas,
             tuning.routing,
@@ -107,6 +109,7 @@ class Gateway:
         self._ids = RequestIds(os.urandom)
         self._cors = lines_by_origin(settings.cors_origins)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told_of_forgetting = False
         self._writer = writer
         watch_figures(self, writer)
 
@@ -120,6 +123,10 @@ class Gateway:
         self.local_limits.turn(*day_and_month(time.time()))
         if self.shared_limits is not None:
             self._spawn(self.shared_limits.run())
+        elif self.seeded_limits is not None:
+            self._spawn(self.seeded_limits.run())
+        elif self.settings.has_budgets:
+            self.tell_of_forgetting()
         if self.ledger is not None:
             self.ledger.start()
             self._spawn(self.ledger.run())
@@ -186,6 +193,15 @@ class Gateway:
             await asyncio.sleep(0.02)
 
     # What others ask of it
+    def tell_of_forgetting(self) -> None:
+        """Say once that budgets begin anew with this process."""
+        if not self._told_of_forgetting:
+            self._told_of_forgetting = True
+            log.warning(
+                "budgets of tokens a day and a month are in this process's memory, and begin anew with it: redis_url "
+                "keeps them, and so does the usage ledger of a database"
+            )
+
     def new_request_id(self) -> str:
         return self._ids.next()
 

@@ -31,6 +31,8 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
     metrics.watch(metric.LIMITS_ENTRIES, lambda: [((), len(gateway.local_limits))])
     if gateway.shared_limits is not None:
         _watch_shared_limits(metrics, gateway.shared_limits)
+    if (seeded := gateway.seeded_limits) is not None:
+        metrics.watch(metric.BUDGETS_UNKNOWN, lambda: [((), seeded.unknown)])
     metrics.watch(metric.BUILD, lambda: [((__version__,), 1)])
     watch_engines(metrics, gateway.engines)
     if gateway.keys is not None:
@@ -84,7 +86,8 @@ def _reloads(gateway: "Gateway") -> list[tuple[tuple[str, ...], float]]:
 def _watch_shared_limits(metrics: Metrics, counts: SharedLimits) -> None:
     metrics.watch(metric.LIMITS_DEGRADED, lambda: [((), counts.degraded)])
     metrics.watch(metric.LIMITS_GATEWAYS, lambda: [((), counts.gateways)])
-    metrics.watch(metric.SETTLEMENTS_LOST, lambda: [((), counts.lost)])
+    metrics.watch(metric.LIMITS_MENDED, lambda: [((), counts.mended)])
+    metrics.watch(metric.SETTLEMENTS_LOST, lambda: [((), counts.corrections.lost)])
 
 
 def _watch_keys(metrics: Metrics, keys: KeyDirectory) -> None:

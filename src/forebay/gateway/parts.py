@@ -14,6 +14,9 @@ from forebay.policy.routing import DEFAULT_GROUP
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.store.cache_redis import SharedEntries
+from forebay.store.database import Database
+from forebay.store.ledger import Ledger
+from forebay.store.seeded_limits import SeededLimits
 from forebay.store.shared_limits import SharedLimits
 from forebay.upstream.pool import Address, UpstreamPool
 
@@ -41,6 +44,15 @@ def shared_limits(settings: Settings, local: Limits) -> SharedLimits | None:
     if settings.redis_url is None:
         return None
     return SharedLimits(local, settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+
+
+def seeded_limits(
+    settings: Settings, local: Limits, ledger: Ledger | None, database: Database | None
+) -> SeededLimits | None:
+    """Limits whose budgets go on from the usage ledger, where there is one and nothing else keeps them."""
+    if settings.redis_url is not None or ledger is None or database is None:
+        return None
+    return SeededLimits(local, ledger, database)
 
 
 def shared_entries(settings: Settings) -> SharedEntries | None:

@@ -95,7 +95,7 @@ class ClientConnection(Answering):
         self.limits = settings
         self._known = None  # it was taken by other limits
         self._max_headers = settings.max_headers
-        self._show_replica = settings.show_replica == "always"
+        self._show_replica = settings.show_replica != "never"
 
     # Connection events
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -26,6 +26,8 @@ async def keep_time(gateway: "Gateway") -> None:
             replica.upstream.close_idle()
         gateway.membership.sweep()
         gateway.local_limits.turn(*day_and_month(time.time()))
+        if gateway.local_limits.begun and gateway.shared_limits is None:
+            gateway.tell_of_forgetting()
         gateway.local_limits.sweep(now)
         await asyncio.sleep(SWEEP_EVERY_S)
 

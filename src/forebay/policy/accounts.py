@@ -111,6 +111,14 @@ class Account:
         if self.month != month:
             self.month, self.month_tokens = month, 0
 
+    def used_before(self, date: Date, day_tokens: int, month_tokens: int, *, late: bool) -> None:
+        """What the budgets of a date had used before anything was counted here. Where that comes `late`, some of what
+        was counted here is in it: then the larger count stands."""
+        if self.day == date[0]:
+            self.day_tokens = max(self.day_tokens, day_tokens) if late else self.day_tokens + day_tokens
+        if self.month == date[1]:
+            self.month_tokens = max(self.month_tokens, month_tokens) if late else self.month_tokens + month_tokens
+
     def exceeded(self, tokens: int) -> Kind | None:
         """Which limit one more request would exceed."""
         if self.requests >= self.most_requests:

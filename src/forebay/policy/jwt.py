@@ -11,7 +11,8 @@ issuer: all refused. These claims are read:
     scope or scopes        a list, or text separated by spaces; `inference` where there is none
     models                 a list, none for all
     priority, weight       as a key's
-    limits                 requests_per_minute, tokens_per_minute, concurrency, tokens_per_day, tokens_per_month
+    limits                 requests_per_minute, tokens_per_minute, concurrency, tokens_per_day, tokens_per_month;
+                           its own, beside those of its tenant, which no token can say
 """
 
 import json

@@ -129,6 +129,7 @@ class Limits:
     def __init__(self, defaults: Defaults, most_bindings: int = MOST_BINDINGS) -> None:
         self.share = 1
         self.date = (0, 0)
+        self.begun: list[Account] = []  # got a budget since the last sweep, and nothing is known of its use before
         self._defaults = defaults
         self._most_bindings = most_bindings
         self._of_keys: dict[str, Binding] = {}
@@ -153,7 +154,8 @@ class Limits:
             self.date = (day, month)
             for account in list(self._accounts.values()):
                 account.turn(self.date)
-                if account.holders == 0 and account.running == 0:
+                spent = account.most_month < UNBOUNDED and account.month_tokens > 0
+                if account.holders == 0 and account.running == 0 and not spent:
                     del self._accounts[account.name]
 
     def acquire(self, principal: Principal, address: str, tokens: int, now: float) -> LimitLease | None:
@@ -199,6 +201,7 @@ class Limits:
     def sweep(self, now: float) -> None:
         """Drop some of what is idle; called a few times a second."""
         index = int(now * BUCKETS_PER_S)
+        self.begun.clear()
         for bindings in (self._of_keys, self._of_addresses):
             excess = len(bindings) - self._most_bindings
             for key in list(_first(bindings, max(_SWEPT_AT_ONCE, excess))):
@@ -233,15 +236,18 @@ class Limits:
 
     def _account(self, name: str, limits: KeyLimits) -> Account:
         account = self._accounts.get(name)
+        budgeted = account is not None and account.budgeted
         if account is None:
             account = self._accounts[name] = Account(name, limits)
             account.turn(self.date)
         elif account.limits != limits:
             account.limit_to(limits)
+        if account.budgeted and not budgeted:
+            self.begun.append(account)
         return account
 
     def _let_go(self, binding: Binding) -> None:
-        """A binding is no more. An account with a budget stays until its day is over."""
+        """A binding is no more. An account with a budget stays until its day, or month, is over."""
         for account in binding.accounts:
             account.holders -= 1
             if account.holders == 0 and not account.budgeted and account.running == 0:

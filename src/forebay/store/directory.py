@@ -1,4 +1,5 @@
-"""Whose key is this? The gateway's way into the keys' database: look-ups, what is remembered of them, and what changes.
+"""Whose key is this, and what may a tenant use? The gateway's way into the keys' database: look-ups, what is remembered
+of them, and what changes.
 
     known                             at once, from memory
     SQLite                            at once too: one statement on a connection of its own, some microseconds
@@ -13,22 +14,20 @@ import asyncio
 import hmac
 import logging
 import sqlite3
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
-import msgspec
-from sqlalchemy import bindparam, select
-from sqlalchemy.dialects.sqlite.base import SQLiteDialect
+from sqlalchemy import Select, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from forebay.policy.auth import Found, KeyLimits, Principal, not_ours, with_default
+from forebay.policy.auth import UNLIMITED, Found, KeyLimits, Principal, not_ours
 from forebay.policy.known import Known
 from forebay.refusals import Refusal, Unavailable
 from forebay.store.database import POOL_SIZE, Database, why
-from forebay.store.tables import changes, key_secrets, keys, tenants
+from forebay.store.lookups import FIND, FIND_HERE, TENANT, TENANT_HERE, limits_of_row, principal_of
+from forebay.store.tables import changes, keys, tenants
 
 log = logging.getLogger("forebay.keys")
 
@@ -36,27 +35,8 @@ POLL_EVERY_S = 1.0
 MOST_CHANGES = 1000  # more at once, and everything is forgotten
 MOST_WAITING = 1000
 MMAP_BYTES = 1 << 30
-
-_LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month")
-_FIND = (
-    select(
-        key_secrets.c.digest,
-        key_secrets.c.expires_at.label("secret_expires_at"),
-        keys.c.expires_at,
-        keys.c.id,
-        keys.c.tenant,
-        keys.c.scopes,
-        keys.c.models,
-        keys.c.priority,
-        keys.c.weight,
-        *(keys.c[name] for name in _LIMITS),
-        *(tenants.c[name].label(f"tenant_{name}") for name in _LIMITS),
-    )
-    .join(keys, keys.c.id == key_secrets.c.key_id)
-    .join(tenants, tenants.c.id == keys.c.tenant)
-    .where(key_secrets.c.digest == bindparam("digest"), keys.c.revoked_at.is_(None))
-)
-_FIND_HERE = str(_FIND.compile(dialect=SQLiteDialect(paramstyle="qmark")))
+Asked = TypeVar("Asked", bytes, str)
+Answer = TypeVar("Answer")
 
 
 class KeyDirectory:
@@ -70,7 +50,10 @@ class KeyDirectory:
         self._default = default
         self._here = _connect(database) if database.file is not None else None
         self._threads = ThreadPoolExecutor(POOL_SIZE, "forebay-keys")
-        self._asked: dict[bytes, asyncio.Task[Found]] = {}
+        self._asked: dict[bytes | str, asyncio.Task[Any]] = {}  # by digest or tenant
+        self._tenants: dict[str, KeyLimits] = {}
+        self._most_tenants = size
+        self._followers = [self.known]
         self._number = -1  # of the latest change that is taken in
 
     def __repr__(self) -> str:
@@ -85,38 +68,73 @@ class KeyDirectory:
             return None
         if self._here is not None:
             return self._find_here(self._here, digest, wall)
-        return self._find_there(digest)
+        return self._asked_once(digest, self._ask)
+
+    def limits_of(self, tenant: str) -> KeyLimits | Awaitable[KeyLimits | Refusal]:
+        """What a tenant may use, where no key tells: at once, or to be awaited. Raises `Unavailable`."""
+        limits = self._tenants.get(tenant)
+        if limits is not None:
+            return limits
+        if self._here is not None:
+            return self._learn_limits(tenant, self._rows_here(self._here, TENANT_HERE, tenant))
+        return self._asked_once(tenant, self._ask_limits)
+
+    def follow_with(self, known: Known) -> None:
+        """Have others forget, too, what has changed."""
+        self._followers.append(known)
 
     def _find_here(self, connection: sqlite3.Connection, digest: bytes, wall: float) -> Principal | None:
+        return self._learn(digest, self._rows_here(connection, FIND_HERE, digest), wall)
+
+    def _rows_here(self, connection: sqlite3.Connection, statement: str, value: bytes | str) -> list[Any]:
         try:
-            rows = connection.execute(_FIND_HERE, (digest,)).fetchall()  # all: an open cursor would hold old pages
+            return connection.execute(statement, (value,)).fetchall()  # all: an open cursor would hold old pages
         except sqlite3.Error as failure:
             self.failed += 1
             raise self._unavailable(str(failure)) from None
-        return self._learn(digest, rows, wall)
 
-    def _find_there(self, digest: bytes) -> Awaitable[Found]:
-        asked = self._asked.get(digest)
+    def _asked_once(self, what: Asked, ask: Callable[[Asked], Coroutine[Any, Any, Answer]]) -> Awaitable[Answer]:
+        asked = self._asked.get(what)
         if asked is None:
             if self.away or len(self._asked) >= MOST_WAITING:
                 self.failed += 1
                 raise unavailable()
-            asked = self._asked[digest] = asyncio.get_running_loop().create_task(self._ask(digest))
-            asked.add_done_callback(lambda _: self._asked.pop(digest))
+            asked = self._asked[what] = asyncio.get_running_loop().create_task(ask(what))
+            asked.add_done_callback(lambda _: self._asked.pop(what))
         return asyncio.shield(asked)  # one that leaves must not take the answer from the others
 
     async def _ask(self, digest: bytes) -> Found:
         number = self._number
+        rows = await self._rows_there(FIND, digest=digest)
+        if isinstance(rows, Refusal):
+            return rows
+        return self._learn(digest, rows, time(), remember=number == self._number) or not_ours()
+
+    async def _ask_limits(self, tenant: str) -> KeyLimits | Refusal:
+        number = self._number
+        rows = await self._rows_there(TENANT, tenant=tenant)
+        if isinstance(rows, Refusal):
+            return rows
+        return self._learn_limits(tenant, rows, remember=number == self._number)
+
+    async def _rows_there(self, statement: Select[Any], **values: bytes | str) -> list[Any] | Refusal:
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, digest)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, statement, values)
         except SQLAlchemyError as failure:
             self.failed += 1
             return self._unavailable(why(failure))
-        return self._learn(digest, rows, time(), remember=number == self._number) or not_ours()
 
-    def _read(self, digest: bytes) -> list[Any]:
+    def _read(self, statement: Select[Any], values: dict[str, Any]) -> list[Any]:
         with self._database.engine.connect() as connection:
-            return list(connection.execute(_FIND, {"digest": digest}))
+            return list(connection.execute(statement, values))
+
+    def _learn_limits(self, tenant: str, rows: list[Any], *, remember: bool = True) -> KeyLimits:
+        limits = limits_of_row(*rows[0]) if rows else UNLIMITED
+        if remember:
+            if len(self._tenants) >= self._most_tenants:
+                del self._tenants[next(iter(self._tenants))]
+            self._tenants[tenant] = limits
+        return limits
 
     def _learn(self, digest: bytes, rows: list[Any], wall: float, *, remember: bool = True) -> Principal | None:
         principal = None
@@ -175,9 +193,14 @@ class KeyDirectory:
         if number == self._number:
             return
         if number < self._number or max(len(of_keys), len(of_tenants)) > MOST_CHANGES:  # restored, or too many
-            self.known.forget_all()
+            self._tenants.clear()
+            for known in self._followers:
+                known.forget_all()
         else:
-            self.known.forget(set(of_keys), set(of_tenants))
+            for tenant in of_tenants:
+                self._tenants.pop(tenant, None)
+            for known in self._followers:
+                known.forget(set(of_keys), set(of_tenants))
         self._number = number
 
     async def close(self) -> None:
@@ -191,39 +214,6 @@ def unavailable() -> Unavailable:
     return Unavailable(
         "Who you are cannot be found out just now. Try again shortly.", code="keys_unavailable", retry_after_s=2
     )
-
-
-def principal_of(row: Any, default: KeyLimits) -> Principal:
-    """A row of `_FIND` as a principal."""
-    _, secret_expires_at, expires_at, key_id, tenant, scopes, models, priority, weight = row[:9]
-    ends = [when for when in (expires_at, secret_expires_at) if when is not None]
-    return Principal(
-        tenant,
-        key_id,
-        _scopes(scopes),
-        _models(models),
-        priority,
-        weight,
-        with_default(_limits(*row[9:14]), default),
-        _limits(*row[14:19]),
-        min(ends) if ends else None,
-    )
-
-
-# Few differ: a thousand keys share one object.
-@lru_cache(4096)
-def _limits(*numbers: int | None) -> KeyLimits:
-    return KeyLimits(*numbers)
-
-
-@lru_cache(64)
-def _scopes(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-@lru_cache(4096)
-def _models(text: str | None) -> frozenset[str] | None:
-    return frozenset(msgspec.json.decode(text)) if text is not None else None
 
 
 def _connect(database: Database) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ A key's text is `fb-<id>-<43 characters of 256 random bits>`. It is returned by 
 database has its SHA-256, which needs no salt and no slow hash, because nobody can guess that many bits.
 """
 
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from forebay.store.tables import key_secrets, keys, tenants
 
 PAGE = 100
 _BATCH = 1000  # rows in a statement
+_CONFIGURED = re.compile(r"key-[0-9a-f]{8}")  # tenants that `auth.fixed_keys` makes, whom nobody looks up here
 
 
 class UnknownKey(Exception):
@@ -116,7 +118,9 @@ class Keys:
         return count
 
     def set_tenant(self, name: str, limits: Limits) -> Tenant:
-        """Take on those of a tenant's limits that were set; a tenant not yet known is made."""
+        """Take on those of a tenant's limits that were set; a tenant not yet known is made. Raises `NotValid`."""
+        if _CONFIGURED.fullmatch(name):
+            raise NotValid("tenant", "a key of the settings has its limits there: api_key_limits, key_limits")
         with self._changing("tenant.set", name, _told(limits)) as (connection, number):
             _make_tenants(connection, {name}, number)
             values = limits.model_dump(exclude_unset=True)

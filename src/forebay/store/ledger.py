@@ -50,6 +50,7 @@ class Ledger:
         self.spool = spool
         self.dropped = 0  # requests
         self.failed_to_keep = self.failed_to_upload = 0
+        self.caught_up = threading.Event()  # what dead writers of this machine left behind is in the database
         self._database = database
         self._flush_s = flush_s
         self._keep_s = keep_s
@@ -160,6 +161,7 @@ class Ledger:
             if self._away:
                 log.info("the database takes usage again")
             self._away = ""
+            self.caught_up.set()
 
     def _finish(self, spool: Spool) -> None:
         """Empty a spool that is not written to any more, and let go of it."""

@@ -9,11 +9,16 @@
 --     → 1, half second, then of each account its requests and tokens
 --     → 0, account, limit (1 requests, 2 tokens, 3 day, 4 month, 5 at once), wait in ms, time to reset in ms, and the
 --       requests and tokens of each account
+--     → 2, the numbers of accounts whose counts were none; they are deleted, and nothing was counted
 --   settle: 4 number; for each account half second (0: now), requests, tokens, day, month, 1 if it has a budget, how
 --         many run at this gateway (-1: not counted)
---     → time in ms, gateways heard of lately
+--     → time in ms, gateways heard of lately, the numbers of accounts whose counts were none; they begin anew with this
+--
+-- Counts are none where a key is of another type, or holds what is no number: somebody else has written there. Nothing is
+-- looked at beforehand: an error makes it look, and what it finds sound was not the reason.
 local SPAN, BUCKET_MS, ALIVE_MS = 120, 500, 5000
 local KEPT_S, BUDGET_KEPT_S = 130, 33 * 86400
+local LONGEST = 10 * SPAN  -- from the oldest half second to the newest: clocks may differ
 
 local now = tonumber(ARGV[2])
 if not now then
@@ -27,11 +32,52 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+local function is_hash(key)
+  local kind = redis.call('TYPE', key).ok
+  return kind == 'hash' or kind == 'none'
+end
+
+local function all_whole(key)
+  local all = redis.call('HGETALL', key)
+  for i = 2, #all, 2 do
+    if not string.match(all[i], '^%-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then return false end
+  end
+  return true
+end
+
+-- What slides out with its half seconds; and where there are none, nothing is counted.
+local function is_window(requests, tokens, oldest, newest)
+  if not oldest then return not newest and requests == 0 and tokens == 0 end
+  return newest ~= nil and newest >= oldest and newest - oldest <= LONGEST and newest <= index + LONGEST
+end
+
+local function is_sound(key, runs)
+  if not (is_hash(key) and is_hash(runs) and all_whole(key) and all_whole(runs)) then return false end
+  local found = redis.call('HMGET', key, 'r', 't', 'o', 'n', 'd', 'm')
+  local in_window = is_window(tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[3]), tonumber(found[4]))
+  return in_window and (not found[5] or #found[5] == 8) and (not found[6] or #found[6] == 6)
+end
+
+-- What went wrong: with those of the accounts that were none, which are deleted; anything else is an error as before.
+local function mended(failure)
+  local numbers = {}
+  for a = 1, (#KEYS - 2) / 2 do
+    local key, runs = KEYS[2 * a + 1], KEYS[2 * a + 2]
+    if not is_sound(key, runs) then
+      redis.call('DEL', key, runs)
+      numbers[#numbers + 1] = a
+    end
+  end
+  if #numbers == 0 then error(failure, 0) end
+  return numbers
+end
+
 -- Forget the half seconds that are a minute old; return what still counts.
 local function slide(key)
   local found = redis.call('HMGET', key, 'r', 't', 'o', 'n')
   local requests, tokens = tonumber(found[1] or 0), tonumber(found[2] or 0)
   local oldest, newest = tonumber(found[3]), tonumber(found[4])
+  if not is_window(requests, tokens, oldest, newest) then error('no half seconds') end
   if not oldest or oldest >= index - SPAN then
     return requests, tokens, oldest, newest
   end
@@ -49,7 +95,7 @@ local function slide(key)
   redis.call('HDEL', key, unpack(names))
   if last == newest then
     redis.call('HDEL', key, 'o', 'n')
-    oldest, newest = nil, nil
+    requests, tokens, oldest, newest = 0, 0, nil, nil
   else
     oldest = last + 1
     redis.call('HSET', key, 'o', whole(oldest))
@@ -61,6 +107,8 @@ end
 -- The day's and the month's tokens; a gateway whose clock is behind another's goes by the other's.
 local function budgets(key, day, month)
   local found = redis.call('HMGET', key, 'd', 'du', 'm', 'mu')
+  if #(found[1] or day) ~= 8 or #(found[3] or month) ~= 6 then error('no date') end
+  if not tonumber(found[2] or 0) or not tonumber(found[4] or 0) then error('no tokens') end
   if found[1] and found[1] > day then day = found[1] end
   if found[3] and found[3] > month then month = found[3] end
   local of_day = found[1] == day and tonumber(found[2]) or 0
@@ -181,15 +229,33 @@ local function settle_one(a)
   end
 end
 
-local function settle()
-  redis.call('ZADD', KEYS[1], now, gateway)
-  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 10 * ALIVE_MS)
-  if tonumber(ARGV[4]) > tonumber(redis.call('GET', KEYS[2]) or 0) then  -- the same again is done once
-    redis.call('SET', KEYS[2], ARGV[4], 'EX', 86400)
-    for a = 1, (#KEYS - 2) / 2 do settle_one(a) end
-  end
-  return {now, redis.call('ZCOUNT', KEYS[1], now - ALIVE_MS, '+inf')}
+-- The keys that are no account's, where they are of another type.
+local function own_keys()
+  if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then redis.call('DEL', KEYS[1]) end
+  if not tonumber(redis.pcall('GET', KEYS[2])) then redis.call('DEL', KEYS[2]) end
 end
 
-if ARGV[1] == 'take' then return take() end
-return settle()
+local function settle()
+  own_keys()
+  redis.call('ZADD', KEYS[1], now, gateway)
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 10 * ALIVE_MS)
+  local deleted = {}
+  if tonumber(ARGV[4]) > tonumber(redis.call('GET', KEYS[2]) or 0) then  -- the same again is done once
+    redis.call('SET', KEYS[2], ARGV[4], 'EX', 86400)
+    for a = 1, (#KEYS - 2) / 2 do
+      local done, failure = pcall(settle_one, a)
+      if not done then
+        if is_sound(KEYS[2 * a + 1], KEYS[2 * a + 2]) then error(failure, 0) end
+        redis.call('DEL', KEYS[2 * a + 1], KEYS[2 * a + 2])
+        settle_one(a)
+        deleted[#deleted + 1] = a
+      end
+    end
+  end
+  return {now, redis.call('ZCOUNT', KEYS[1], now - ALIVE_MS, '+inf'), unpack(deleted)}
+end
+
+if ARGV[1] == 'settle' then return settle() end
+local done, answer = pcall(take)
+if done then return answer end
+return {2, unpack(mended(answer))}

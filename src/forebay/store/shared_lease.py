@@ -1,61 +1,33 @@
 """One request's share in counts that gateways share: taken here, sure once the script has spoken, settled in both."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from forebay.policy.accounts import UNBOUNDED, Account, Kind, Sight
+from forebay.policy.accounts import UNBOUNDED, Account, Kind
 from forebay.policy.limits import Binding, LimitLease, refuse, requests_lines, tokens_lines
 from forebay.policy.verdict import Outcome
 from forebay.refusals import Refusal
+from forebay.store.pending_lease import PendingLease
 from forebay.wire.headers import go_duration
 
 if TYPE_CHECKING:
     from forebay.store.shared_limits import SharedLimits
 
 PREFIX = "forebay:{limits}:"  # one hash slot, so that one script may touch all of them
+GRANTED, MENDED = 1, 2  # what the script's answer to a question begins with, besides 0
 _KINDS: tuple[Kind, ...] = ("requests", "tokens", "day", "month", "concurrency")
 
 
-class SharedLease(LimitLease):
+class SharedLease(PendingLease):
     """A lease whose counts are shared. `decided` is set once the script has spoken, or cannot be asked."""
 
-    __slots__ = ("at", "decided", "pending", "shared", "taken")
+    __slots__ = ("at", "shared")
 
     def __init__(self, shared: "SharedLimits", local: LimitLease) -> None:
-        assert local.owner is not None
-        super().__init__(local.owner, local.binding, local.index, local.tokens, local.lines)
+        super().__init__(local)
         self.shared = shared
-        self.decided: asyncio.Future[None] | None = None
-        self.pending = False
-        self.taken = True  # whether the shared counts have it, or will
         self.at = 0  # the half second, by the server's clock
 
-    @property
-    def waits(self) -> bool:
-        """Whether somebody still waits for the script's word."""
-        return self.decided is not None and not self.decided.done()
-
-    def wait(self, decided: asyncio.Future[None]) -> None:
-        """Wait for the script's word; until then what was taken here is not sure."""
-        self.decided, self.pending = decided, True
-        for account in self.binding.accounts:
-            sight = account.sight = account.sight or Sight()
-            sight.pending += 1
-            sight.pending_tokens += self.tokens
-
-    def sure(self) -> None:
-        """It waits no longer, whatever became of it."""
-        if self.pending:
-            self.pending = False
-            for account in self.binding.accounts:
-                if account.sight is not None:
-                    account.sight.pending -= 1
-                    account.sight.pending_tokens -= self.tokens
-
     def release(self, outcome: Outcome, now: float) -> None:
-        self.sure()
-        if not self.taken:  # refused by the script: nothing of it counts anywhere
-            self.spent, outcome = 0, "failed"
         super().release(outcome, now)
         if self.taken and self.at:
             self.settle(outcome)
@@ -73,6 +45,31 @@ class SharedLease(LimitLease):
 def keys_of(account: Account) -> tuple[str, str]:
     key = PREFIX + account.name
     return key, key + ":runs"
+
+
+def name_of(key: str) -> str:
+    """The account whose counts are under a key."""
+    return key.removeprefix(PREFIX)
+
+
+def limits_of(lease: LimitLease) -> tuple[list[str], list[int]]:
+    """The keys and the limits of a lease's accounts, as the script takes them."""
+    keys: list[str] = []
+    numbers: list[int] = []
+    for account in lease.binding.accounts:
+        keys += keys_of(account)
+        limits = account.limits
+        numbers += [
+            -1 if limit is None else limit
+            for limit in (
+                limits.requests_per_minute,
+                limits.tokens_per_minute,
+                limits.concurrency,
+                limits.tokens_per_day,
+                limits.tokens_per_month,
+            )
+        ]
+    return keys, numbers
 
 
 def refusal_of(binding: Binding, answer: list[int]) -> Refusal:

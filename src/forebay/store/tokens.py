@@ -1,6 +1,7 @@
 """Whose token is this? Tokens already verified, the keys that verify others, and the key set that they come from.
 
-A verified token is known by its digest until it expires, so that it costs a look-up. The key set is read at the start
+A verified token is known by its digest until it expires, so that it costs a look-up. Where there is a database its
+tenant is held to the limits that it has there, together with the tenant's keys. The key set is read at the start
 and again every `jwks_refresh_s`; a token by an unknown key has it read at once, though not more often than every
 `AT_MOST_EVERY_S`, whoever asks. Where it cannot be read, what was read last stands.
 """
@@ -8,6 +9,7 @@ and again every `jwks_refresh_s`; a token by an unknown key has it read at once,
 import asyncio
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ from forebay.policy.jwt import (
 )
 from forebay.policy.known import Known
 from forebay.refusals import Refusal, Unavailable
+from forebay.store.directory import KeyDirectory
 from forebay.upstream.fetch import fetch
 from forebay.upstream.pool import Address, UpstreamPool
 
@@ -125,8 +128,11 @@ class KeySet:
 class Tokens:
     """Tokens as principals."""
 
-    def __init__(self, settings: Settings, default: KeyLimits) -> None:
+    def __init__(self, settings: Settings, default: KeyLimits, keys: KeyDirectory | None = None) -> None:
         self.known = Known(settings.key_cache_size)
+        self._keys = keys
+        if keys is not None:
+            keys.follow_with(self.known)
         self.refresh_s = settings.jwks_refresh_s
         self._secret = [secret_signer(settings.secret_key.get_secret_value())] if settings.secret_key else []
         self._rules = TokenRules(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway_s, default)
@@ -172,14 +178,22 @@ class Tokens:
             if not signers:
                 return _unknown_key(key_set)
             try:
-                return self._verified(token, signers, digest, time())
+                found = self._verified(token, signers, digest, time())
             except Refusal as refusal:
                 return refusal
+            return found if isinstance(found, Principal) else await found
 
         return asyncio.get_running_loop().create_task(find())
 
-    def _verified(self, token: Unverified, signers: list[Signer], digest: bytes, wall: float) -> Principal:
+    def _verified(
+        self, token: Unverified, signers: list[Signer], digest: bytes, wall: float
+    ) -> Principal | Awaitable[Found]:
         principal = verified(token, signers, self._rules, wall)
+        if self._keys is not None:
+            limits = self._keys.limits_of(principal.tenant)
+            if not isinstance(limits, KeyLimits):
+                return asyncio.get_running_loop().create_task(_limited_later(principal, limits))
+            principal = replace(principal, tenant_limits=limits)
         self.known.learn(digest, principal, wall)
         return principal
 
@@ -193,6 +207,12 @@ class Tokens:
     def close(self) -> None:
         if self.key_set is not None:
             self.key_set.close()
+
+
+async def _limited_later(principal: Principal, limits: Awaitable[KeyLimits | Refusal]) -> Found:
+    """Not remembered, as the limits may have changed by now: the next time they are there at once."""
+    found = await limits
+    return found if isinstance(found, Refusal) else replace(principal, tenant_limits=found)
 
 
 def _unknown_key(key_set: KeySet) -> Refusal:

@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, Select, delete, func, select, tuple_, update
+from sqlalchemy import Connection, Select, case, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from forebay.policy.prices import Price, cost_of
@@ -105,6 +105,30 @@ def sums(
         closing(connection.execute(chosen)) as rows,
     ):
         return list(islice(_folded(rows, asked.by, prices), limit))
+
+
+def spent(database: Database, accounts: Iterable[str], day: date) -> dict[str, tuple[int, int]]:
+    """The tokens of a day and of its month, by the accounts of limits (`key:…`, `tenant:…`, `all`) that have any."""
+    subjects: dict[str, list[str]] = {}
+    for account in accounts:
+        kind, _, name = account.partition(":")
+        subjects.setdefault(kind, []).append(name)
+    found: dict[str, tuple[int, int]] = {}
+    with database.engine.connect() as connection:
+        for kind, column in (("key", usage.c.key_id), ("tenant", usage.c.tenant)):
+            if names := subjects.get(kind):
+                chosen = _spent(day, column).where(column.in_(names)).group_by(column)
+                found |= {f"{kind}:{name}": (int(a), int(b)) for name, a, b in connection.execute(chosen)}
+        if "all" in subjects:
+            of_day, of_month = connection.execute(_spent(day)).one()
+            found["all"] = int(of_day or 0), int(of_month or 0)
+    return found
+
+
+def _spent(day: date, *by: Any) -> "Select[Any]":
+    tokens = usage.c.prompt_tokens + usage.c.completion_tokens
+    of_day = func.sum(case((usage.c.day >= day, tokens), else_=0))
+    return select(*by, of_day, func.sum(tokens)).where(usage.c.day >= day.replace(day=1))
 
 
 def _chosen(asked: Question, after: Sequence[Any]) -> "Select[Any]":

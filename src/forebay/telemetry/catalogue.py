@@ -175,6 +175,16 @@ LIMITS_GATEWAYS = Metric("forebay_limits_gateways", "gauge", "Gateways that shar
 LIMITS_ENTRIES = Metric(
     "forebay_limits_accounts", "gauge", "Keys, tenants and addresses whose use is counted in this gateway's memory."
 )
+BUDGETS_UNKNOWN = Metric(
+    "forebay_limits_budgets_unknown",
+    "gauge",
+    "Budgets of which the usage ledger has not told yet how much was used before this gateway began.",
+)
+LIMITS_MENDED = Metric(
+    "forebay_limits_mended_total",
+    "counter",
+    "Shared counts of a key, tenant or address that held something else and were deleted, so that they began anew.",
+)
 SETTLEMENTS_LOST = Metric(
     "forebay_limits_settlements_lost_total",
     "counter",

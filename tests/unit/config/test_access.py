@@ -62,6 +62,15 @@ def test_a_rate_within_a_window_becomes_one_a_minute(env: dict[str, str], expect
         ({"API_KEY_LIMITS": "sk-a:1e3"}, "api_key_limits"),
         ({"API_KEY_LIMITS": "sk-a:nan"}, "api_key_limits"),
         ({"API_KEY_LIMITS": "sk-a:" + "9" * 40}, "api_key_limits"),
+        ({"API_KEY_LIMITS": "sk-a:5,sk-b:1,sk-a:50"}, "api_key_limits"),
+        ({"DEFAULT_RATE_LIMIT": "5", "FOREBAY_KEY_LIMITS": "requests_per_minute=9"}, "key_limits"),
+        ({"FOREBAY_KEY_LIMITS": "requests_per_minute=9,requests_per_minute=5"}, "key_limits"),
+        ({"FOREBAY_KEY_LIMITS": "tokens_per_day=1000000000001"}, "key_limits"),
+        ({"FOREBAY_TENANT_LIMITS": "requests_per_hour=9"}, "tenant_limits"),
+        ({"FOREBAY_GLOBAL_LIMITS": "concurrency=0"}, "global_limits"),
+        ({"FOREBAY_ADDRESS_LIMITS": "concurrency=1"}, "address_limits"),
+        ({"RATE_LIMIT_WINDOW": "10"}, "rate_limit_window_s"),
+        ({"RATE_LIMIT_WINDOW_MINUTES": "5", "API_KEY_LIMITS": "sk-a:5"}, "rate_limit_window_minutes"),
         ({"DEFAULT_RATE_LIMIT": "0"}, "default_rate_limit"),
         ({"DEFAULT_RATE_LIMIT": "nan"}, "default_rate_limit"),
         ({"DEFAULT_RATE_LIMIT": "1000000000000000000"}, "default_rate_limit"),
@@ -79,6 +88,10 @@ def test_what_cannot_be_enforced_is_refused_by_its_key(env: dict[str, str], key:
     assert told.startswith(key)
     assert "sk-" not in told
     assert "xxxx" not in told
+
+
+def test_a_window_of_a_minute_says_nothing_and_is_let_be() -> None:
+    assert loaded(RATE_LIMIT_WINDOW="60").default_rate is None
 
 
 def test_no_secret_is_in_what_settings_or_keys_show() -> None:

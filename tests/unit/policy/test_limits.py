@@ -248,3 +248,29 @@ def test_half_seconds_are_forgotten_only_when_all_of_them_is_a_minute_old() -> N
     assert (account.requests, account.tokens) == (1, 5)
     account.slide(10 + SPAN + 1)
     assert (account.requests, account.tokens) == (0, 0)
+
+
+def test_a_months_budget_outlasts_the_nights_in_which_nobody_asks() -> None:
+    one, who = limits(), principal(tokens_per_month=100)
+    lease = take(one, who, 100)
+    lease.spent = 100
+    lease.release("answered", 0.0)
+    one.sweep(200.0)
+    one.turn(DAY + 1, MONTH)
+    assert isinstance(refused(one, who, 1, now=200.0), InsufficientQuota)
+    one.sweep(400.0)
+    one.turn(20261201, 202612)
+    assert len(one) == 0
+    take(one, who, 100, now=400.0)
+
+
+def test_what_was_used_before_counts_in_the_budgets_of_its_day_and_month_only() -> None:
+    account = Account("key:k", KeyLimits(tokens_per_day=100))
+    account.turn((DAY, MONTH))
+    account.take(0, 10)
+    account.used_before((DAY - 1, MONTH), 5, 50, late=False)
+    assert (account.day_tokens, account.month_tokens) == (10, 60)
+    account.used_before((DAY, MONTH), 5, 0, late=False)
+    assert account.day_tokens == 15
+    account.used_before((DAY, MONTH), 12, 70, late=True)
+    assert (account.day_tokens, account.month_tokens) == (15, 70), "the larger one, where both may count the same"

@@ -71,10 +71,16 @@ class AccessSettings(Group):
     def _check_keys(self) -> Self:
         if not all(key.get_secret_value() for key in self.api_keys):
             raise ValueError("api_keys: a key is empty")
+        if len(self.key_rates) < len(self.api_key_limits):
+            raise ValueError("api_key_limits: a key is in it twice")
         if stray := self.key_rates.keys() - {key.get_secret_value() for key in self.api_keys}:
             raise ValueError(f"api_key_limits: api_keys does not have {len(stray)} of these keys")
         if self.rate_limit_window_minutes is not None and "rate_limit_window_s" in self.model_fields_set:
             raise ValueError("rate_limit_window_minutes: set either this or rate_limit_window_s, not both")
+        window_s = (self.rate_limit_window_minutes or 0) * 60 or self.rate_limit_window_s
+        if self.default_rate_limit is None and window_s != 60:
+            name = "rate_limit_window_minutes" if self.rate_limit_window_minutes else "rate_limit_window_s"
+            raise ValueError(f"{name}: is default_rate_limit's window and limits nothing without it")
         _ = self.default_rate
         return self
 

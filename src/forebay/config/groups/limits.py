@@ -8,7 +8,7 @@ from pydantic import Field
 from forebay.config.groups.group import Group, declare
 
 LimitName = Literal["requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month"]
-Limits = dict[LimitName, Annotated[int, Field(ge=1, le=10**15)]]
+Limits = dict[LimitName, Annotated[int, Field(ge=1, le=10**12)]]
 setting = partial(declare, group="limits")
 
 
@@ -17,7 +17,8 @@ class LimitSettings(Group):
         {},
         "What each key may use that has no limits of its own: requests_per_minute, tokens_per_minute, concurrency, "
         "tokens_per_day, tokens_per_month; name=number, comma-separated in the environment. Callers without a key are "
-        "one key and one tenant together.",
+        "one key and one tenant together. Budgets (a day, a month; UTC) outlast the process with redis_url, or with a "
+        "database's usage ledger; without either they are in one process's memory and begin anew with it.",
         hot=True,
     )
     tenant_limits: Limits = setting(
@@ -37,3 +38,9 @@ class LimitSettings(Group):
         le=1_000_000,
         hot=True,
     )
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether anybody's tokens a day or a month are bounded here."""
+        bounded = (self.key_limits, self.tenant_limits, self.address_limits, self.global_limits)
+        return any("tokens_per_day" in limits or "tokens_per_month" in limits for limits in bounded)

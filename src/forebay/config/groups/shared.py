@@ -15,7 +15,8 @@ class SharedSettings(Group):
     redis_url: SecretStr | None = setting(
         None,
         "Redis or Valkey for what several gateways share, counts for limits and cached answers: redis://host:port/0, "
-        "rediss:// or unix://. Without it each counts alone, and from its start.",
+        "rediss:// or unix://. Without it each counts alone and from its start; budgets go on from the usage ledger, "
+        "where there is one.",
         roles=(),
         aliases=("REDIS_URL",),
     )

@@ -47,8 +47,10 @@ class UpstreamSettings(Group):
         "0 only when no other group can serve.",
         hot=True,
     )
-    show_replica: Literal["never", "always"] = setting(
-        "never", "Name the replica that answered in the header x-forebay-replica.", hot=True
+    show_replica: Literal["never", "admin", "always"] = setting(
+        "never",
+        "Whom the header x-forebay-replica names the replica that answered: nobody, keys with the scope admin, or all.",
+        hot=True,
     )
     connect_timeout_s: Seconds = setting(2.0, "Time to connect to an engine, seconds.", roles=ALL, hot=True)
     first_byte_timeout_s: Seconds = setting(
