@@ -39,7 +39,7 @@ def ledger_in(database: Database, root: Path, most_bytes: int = 1 << 20) -> Ledg
 
 def use(ledger: Ledger, times: int = 1, principal: Principal = ACME, model: str = "m") -> None:
     for _ in range(times):
-        ledger.tally.add(principal, model, Usage(10, 5, 2), 0, False)
+        ledger.tally.add(principal, model, Usage(10, 5, 2), 0, failed=False, replayed=False)
 
 
 def requests(database: Database) -> int:
