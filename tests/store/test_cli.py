@@ -21,8 +21,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", **env: str) -> str:
-    """Run the command; return what it printed: standard output, or where it fails standard error."""
+def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", merged: bool = False, **env: str) -> str:
+    """Run the command; return what it printed: standard output, or where it fails standard error, or both `merged`."""
     environment = {**os.environ, "FOREBAY_HOME": str(home), "COLUMNS": "200", **env}
     done = subprocess.run(
         [sys.executable, "-c", "from forebay.cli.main import main; main()", *words],
@@ -33,7 +33,7 @@ def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", **env: st
         cwd=home,
     )
     assert done.returncode == status, done.stderr
-    return done.stderr if status else done.stdout
+    return done.stdout + done.stderr if merged else done.stderr if status else done.stdout
 
 
 def as_json(home: Path, *words: str) -> Any:
@@ -48,6 +48,7 @@ def test_the_life_of_a_key(home: Path) -> None:
     assert as_json(home, "keys", "show", key["id"]) == key
     table = forebay(home, "keys", "list", "--tenant", "acme")
     assert key["id"] in table
+    assert key["expires_at"][:19] in forebay(home, "keys", "list", COLUMNS="20"), "a narrow terminal cuts nothing off"
     assert secret.rpartition("-")[2] not in table
     assert forebay(home, "keys", "rotate", key["id"]).strip() != secret
     forebay(home, "keys", "revoke", key["id"])
@@ -56,6 +57,17 @@ def test_the_life_of_a_key(home: Path) -> None:
     assert "no key nope" in forebay(home, "keys", "show", "nope", status=1)
     for file in home.iterdir():
         assert secret.encode() not in file.read_bytes()
+
+
+def test_a_key_may_end_when_a_day_begins(home: Path) -> None:
+    key = as_json(home, "keys", "create", "--tenant", "acme", "--expires", "2130-01-31")
+    assert key["expires_at"] == "2130-01-31T00:00:00Z"
+
+
+def test_who_makes_a_key_that_no_gateway_would_know_is_told(home: Path) -> None:
+    words = ("keys", "create", "--tenant", "acme")
+    assert "keys_database" in forebay(home, *words, merged=True)
+    assert "keys_database" not in forebay(home, *words, merged=True, FOREBAY_KEYS_DATABASE="true")
 
 
 def test_keys_are_imported_from_a_file_or_standard_input(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,13 +13,11 @@ from typing import Annotated, Any
 import jwt
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from forebay.cli.db import Config
 from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.rows import print_table
 from forebay.config.settings import Settings
 from forebay.config.sources import SettingsError, load_settings
 from forebay.policy.grants import Key, NewKey, NotValid, not_valid
@@ -31,6 +30,7 @@ Id = Annotated[str, typer.Argument(help="The key's id.")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="Whom the key belongs to; made where it is not known.")]
 MAX_TOKEN_S = 86_400
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @keys.command()
@@ -46,7 +46,9 @@ def create(
     tokens_per_month: Annotated[str | None, typer.Option(help="Tokens in a month (UTC).")] = None,
     priority: Annotated[str | None, typer.Option(help="Higher goes first; 0 by default.")] = None,
     weight: Annotated[str | None, typer.Option(help="Its tenant's share where tenants compete; 1.")] = None,
-    expires: Annotated[str | None, typer.Option(help="When it ends: 30d, 12h, or 2030-01-31T12:00Z.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends: 30d, 12h, 2030-01-31, or 2030-01-31T12:00Z.")
+    ] = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -72,6 +74,8 @@ def create(
         new = NewKey.model_validate({name: value for name, value in given.items() if value is not None})
         key, text = store.create(new, time())
     _show_made(key, text, as_json)
+    if not _settings(config).uses_database:
+        typer.echo("forebay: gateways look it up where keys_database or database_url is set; here neither is", err=True)
 
 
 @keys.command(name="list")
@@ -99,7 +103,7 @@ def show(key_id: Id, as_json: AsJson = False, config: Config = None) -> None:
     if as_json:
         typer.echo(json.dumps(fields))
     else:
-        _table([[name, _cell(value)] for name, value in fields.items()], "field", "value")
+        print_table([[name, _cell(value)] for name, value in fields.items()], "field", "value")
 
 
 @keys.command()
@@ -135,7 +139,7 @@ def import_keys(
     with _store(config) as store, contextlib.ExitStack() as opened:
         lines = sys.stdin if str(file) == "-" else opened.enter_context(file.open(encoding="utf-8"))
         count = store.take_in(entries(lines), time())
-    typer.echo(f"forebay: {count} keys imported")
+    typer.echo(f"forebay: {count} {'key' if count == 1 else 'keys'} imported")
 
 
 @contextlib.contextmanager
@@ -219,8 +223,12 @@ def _duration(text: str) -> int | None:
 
 
 def _moment(text: str | None) -> Any:
-    seconds = _duration(text) if text is not None and len(text) < 10 else None
-    return datetime.now(UTC) + timedelta(seconds=seconds) if seconds is not None else text
+    """When `30d` is over, or a day (UTC) begins; all else is left for the field's own check."""
+    if text is None:
+        return None
+    if (seconds := _duration(text)) is not None and len(text) < 10:
+        return datetime.now(UTC) + timedelta(seconds=seconds)
+    return f"{text}T00:00Z" if _DAY.fullmatch(text) else text
 
 
 def _show_made(key: Key, text: str, as_json: bool) -> None:
@@ -239,7 +247,7 @@ def _show(found: list[Key], as_json: bool) -> None:
         [key.id, key.tenant, key.name, " ".join(key.scopes), _cell(key.models), _state(key), _cell(key.expires_at)]
         for key in found
     ]
-    _table(rows, "id", "tenant", "name", "scopes", "models", "state", "expires")
+    print_table(rows, "id", "tenant", "name", "scopes", "models", "state", "expires")
 
 
 def _state(key: Key) -> str:
@@ -252,10 +260,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)
-
-
-def _table(rows: list[list[str]], *columns: str) -> None:
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console(soft_wrap=True).print(table)
