@@ -1,7 +1,7 @@
 """What docs/tenants.md tells to type works, and prints what the page says.
 
-Above a block of commands, `<!-- tried -->` says that it is run, with status 0 or the one told, as in `<!-- tried, status
-2 -->`, and compared with the block of text that follows, where there is one: `…` stands for anything there, and one
+Above a block of commands, `<!-- tried -->` says that it is run, with status 0 or the one told (`<!-- tried, status 2
+-->`), and compared with the block of text that follows, where there is one: `…` stands for anything there, and one
 space for any white space. `<!-- serves -->` says that it goes on in a terminal of its own, in the place of the one
 before, until the next. Blocks that are tried share one shell's variables and functions, and terminals are opened in it.
 The ports of the page stand for free ones.
@@ -162,7 +162,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     ports = {**free_ports(ENGINE, *GATEWAYS), REDIS: valkey.port}
     engine = subprocess.Popen(
         [sys.executable, str(ROOT / "bench" / "mock_engine.py"), str(ports[ENGINE])],
-        env={**os.environ, "N": "50", "GAP_MS": "20"},
+        env={**os.environ, "N": "50", "GAP_MS": "30"},
     )
     shell = Shell(tmp_path, ports)
     program(tmp_path / "bin" / "python")
