@@ -1,4 +1,4 @@
-"""`forebay keys token`: a signed token instead of a key."""
+"""`forebay keys token --tenant T`: a signed token instead of a key."""
 
 from time import time
 from typing import Annotated
