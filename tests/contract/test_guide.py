@@ -165,7 +165,6 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         env={**os.environ, "N": "50", "GAP_MS": "30"},
     )
     shell = Shell(tmp_path, ports)
-    program(tmp_path / "bin" / "python")
     try:
         shell.until_ready(f"http://127.0.0.1:{ports[ENGINE]}/health")
         yield shell
