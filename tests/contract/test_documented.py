@@ -85,7 +85,7 @@ def words_after(program: str, line: str) -> list[str] | None:
         return None
     words = shlex.split(line.replace("…", ""), comments=True)
     words = words[words.index(program) + 1 :]
-    ends = [number for number, word in enumerate(words) if word in ("|", "&&", ";", ">")]
+    ends = [number for number, word in enumerate(words) if word in ("|", "&", "&&", ";", ">")]
     return words[: min(ends, default=len(words))]
 
 

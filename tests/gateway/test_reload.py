@@ -249,10 +249,12 @@ async def test_sighup_has_a_gateway_read_its_file_again(tmp_path: Path) -> None:
 
 async def test_config_check_says_what_is_wrong_and_config_show_keeps_secrets(tmp_path: Path) -> None:
     file = tmp_path / "forebay.toml"
-    file.write_text('api_keys = ["sk-canary"]\nmax_n = 3\ncache_models = ["*"]\n')
+    file.write_text(
+        'api_keys = ["sk-canary"]\nmax_n = 3\ncache_models = ["*"]\nprices.m = {prompt = 1, completion = 2.5}\n'
+    )
     env = {"REDIS_URL": "redis://:canary@127.0.0.1", "LOG_LEVEL": "debug"}
     status, out, _ = await forebay("config", "check", "--config", str(file), env=env)
-    assert (status, out) == (0, "valid: 5 settings are not left at their defaults\n")
+    assert (status, out) == (0, "valid: 6 settings are not left at their defaults\n")
     status, out, _ = await forebay("config", "show", "--config", str(file), env=env)
     assert status == 0
     assert out.splitlines() == [
@@ -260,6 +262,7 @@ async def test_config_check_says_what_is_wrong_and_config_show_keeps_secrets(tmp
         f'cache_models = ["*"]  # {file}:3',
         'log_level = "debug"  # LOG_LEVEL',
         f"max_n = 3  # {file}:2",
+        f'prices = {{"m": {{"prompt": "1", "completion": "2.5"}}}}  # {file}:4',
         'redis_url = "***"  # REDIS_URL',
     ]
     file.write_text("max_n = 0\nprot = 1\n")

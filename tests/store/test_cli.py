@@ -21,8 +21,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", **env: str) -> str:
-    """Run the command; return what it printed: standard output, or where it fails standard error."""
+def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", merged: bool = False, **env: str) -> str:
+    """Run the command; return what it printed: standard output, or where it fails standard error, or both `merged`."""
     environment = {**os.environ, "FOREBAY_HOME": str(home), "COLUMNS": "200", **env}
     done = subprocess.run(
         [sys.executable, "-c", "from forebay.cli.main import main; main()", *words],
@@ -33,7 +33,7 @@ def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", **env: st
         cwd=home,
     )
     assert done.returncode == status, done.stderr
-    return done.stderr if status else done.stdout
+    return done.stdout + done.stderr if merged else done.stderr if status else done.stdout
 
 
 def as_json(home: Path, *words: str) -> Any:
@@ -48,6 +48,7 @@ def test_the_life_of_a_key(home: Path) -> None:
     assert as_json(home, "keys", "show", key["id"]) == key
     table = forebay(home, "keys", "list", "--tenant", "acme")
     assert key["id"] in table
+    assert key["expires_at"][:19] in forebay(home, "keys", "list", COLUMNS="20"), "a narrow terminal cuts nothing off"
     assert secret.rpartition("-")[2] not in table
     assert forebay(home, "keys", "rotate", key["id"]).strip() != secret
     forebay(home, "keys", "revoke", key["id"])
@@ -58,10 +59,41 @@ def test_the_life_of_a_key(home: Path) -> None:
         assert secret.encode() not in file.read_bytes()
 
 
+def test_what_is_not_said_of_a_key_stays_and_none_lifts_a_limit(home: Path) -> None:
+    key = as_json(
+        home, "keys", "create", "--tenant", "acme", "--rpm", "60", "--tpm", "9", "--model", "m", "--name", "none"
+    )
+    words = ("--rpm", "120", "--tpm", "none", "--model", "none", "--weight", "2")
+    changed = as_json(home, "keys", "change", key["id"], *words)
+    new = {"requests_per_minute": 120, "tokens_per_minute": None, "models": None, "weight": 2.0}
+    assert changed == {name: value for name, value in {**key, **new}.items() if name != "key"}
+    assert forebay(home, "keys", "change", key["id"], "--rpm", "0", status=2).startswith("forebay: requests_per_minute")
+
+
+def test_tenants_have_limits_that_are_set_and_lifted(home: Path) -> None:
+    forebay(home, "tenants", "set", "acme", "--tpm", "1000", "--concurrency", "4")
+    (tenant,) = as_json(home, "tenants", "set", "acme", "--tpm", "none")
+    assert (tenant["id"], tenant["tokens_per_minute"], tenant["concurrency"]) == ("acme", None, 4)
+    assert as_json(home, "tenants", "list") == [tenant]
+    assert forebay(home, "tenants", "set", "a b", status=2).startswith("forebay: tenant: ")
+
+
+def test_a_key_may_end_when_a_day_begins(home: Path) -> None:
+    key = as_json(home, "keys", "create", "--tenant", "acme", "--expires", "2130-01-31")
+    assert key["expires_at"] == "2130-01-31T00:00:00Z"
+
+
+def test_who_makes_a_key_that_no_gateway_would_know_is_told(home: Path) -> None:
+    words = ("keys", "create", "--tenant", "acme")
+    assert "keys_database" in forebay(home, *words, merged=True)
+    assert "keys_database" not in forebay(home, *words, merged=True, FOREBAY_KEYS_DATABASE="true")
+
+
 def test_keys_are_imported_from_a_file_or_standard_input(home: Path) -> None:
     lines = "\n".join(json.dumps({"tenant": "a", "key": f"sk-elsewhere-{number:04}"}) for number in range(1500))
     (home / "keys.jsonl").write_text(lines)
     assert forebay(home, "keys", "import", "keys.jsonl") == "forebay: 1500 keys imported\n"
+    assert forebay(home, "keys", "import", "none.jsonl", status=1).endswith("none.jsonl: No such file or directory\n")
     told = forebay(home, "keys", "import", "-", stdin='{"tenant": "a"}', status=2)
     assert told == "forebay: line 1: give either key or sha256\n"
     assert len(as_json(home, "keys", "list", "--limit", "2000")) == 1500

@@ -73,8 +73,8 @@ async def test_what_is_used_is_summed_by_day_tenant_key_and_model(database: Data
         use(ledger, 3)
         await until(lambda: requests(database) == 3)
         use(ledger, 2, OTHER)
-        ledger.tally.add(ACME, "m", None, 7, False)
-        ledger.tally.add(ACME, "", None, 0, True)
+        ledger.tally.add(ACME, "m", None, 7, failed=False, replayed=False)
+        ledger.tally.add(ACME, "", None, 0, failed=True, replayed=False)
     today = date.fromisoformat(TODAY)
     found = sums(database, Question(by=("day", "tenant", "key", "model")), {})
     assert found == [

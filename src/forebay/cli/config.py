@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from forebay.cli.options import EXIT_USAGE, fail
 from forebay.config.settings import Settings
@@ -49,4 +49,8 @@ def _shown(value: Any) -> Any:
         return "***"
     if isinstance(value, tuple):
         return [_shown(one) for one in value]
-    return value if isinstance(value, int | float | str | dict) else str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    if isinstance(value, dict):
+        return {name: _shown(one) for name, one in value.items()}
+    return value if isinstance(value, int | float | str) else str(value)

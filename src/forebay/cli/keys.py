@@ -3,46 +3,55 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
 from forebay.cli.db import Config, named_settings
-from forebay.cli.options import EXIT_USAGE, fail
-from forebay.cli.typed import moment, number
-from forebay.policy.grants import Key, NewKey, NotValid, not_valid
-from forebay.store.database import DatabaseError, open_database, why
-from forebay.store.keys import PAGE, Keys, RevokedKey, UnknownKey, entries
+from forebay.cli.grants import (
+    AsJson,
+    Concurrency,
+    Expires,
+    Models,
+    PerDay,
+    PerMonth,
+    Priority,
+    Rpm,
+    Scopes,
+    TenantOption,
+    Tpm,
+    Weight,
+    fields_given,
+    moment,
+    number,
+    store,
+)
+from forebay.cli.rows import print_table
+from forebay.cli.token import token
+from forebay.policy.grants import Grant, Key, NewKey
+from forebay.store.keys import PAGE, entries
 
 keys = typer.Typer(help="API keys: who may call, and how much.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Id = Annotated[str, typer.Argument(help="The key's id.")]
-TenantOption = Annotated[str, typer.Option("--tenant", help="Whom the key belongs to; made where it is not known.")]
 
 
 @keys.command()
 def create(
     tenant: TenantOption,
     name: Annotated[str, typer.Option(help="A name for people.")] = "",
-    scope: Annotated[list[str] | None, typer.Option(help="inference (the default), metrics or admin; repeat.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeat. All by default.")] = None,
-    requests_per_minute: Annotated[str | None, typer.Option("--rpm", help="Requests in a minute.")] = None,
-    tokens_per_minute: Annotated[str | None, typer.Option("--tpm", help="Tokens in a minute.")] = None,
-    concurrency: Annotated[str | None, typer.Option(help="Requests under way at once.")] = None,
-    tokens_per_day: Annotated[str | None, typer.Option(help="Tokens in a day (UTC).")] = None,
-    tokens_per_month: Annotated[str | None, typer.Option(help="Tokens in a month (UTC).")] = None,
-    priority: Annotated[str | None, typer.Option(help="Higher goes first; 0 by default.")] = None,
-    weight: Annotated[str | None, typer.Option(help="Its tenant's share where tenants compete; 1.")] = None,
-    expires: Annotated[str | None, typer.Option(help="When it ends: 30d, 12h, or 2030-01-31T12:00Z.")] = None,
+    scope: Scopes = None,
+    model: Models = None,
+    requests_per_minute: Rpm = None,
+    tokens_per_minute: Tpm = None,
+    concurrency: Concurrency = None,
+    tokens_per_day: PerDay = None,
+    tokens_per_month: PerMonth = None,
+    priority: Priority = None,
+    weight: Weight = None,
+    expires: Expires = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -50,24 +59,25 @@ def create(
 
     forebay keys create --tenant acme --name ci --rpm 600 --tpm 100000 --expires 90d
     """
-    given: dict[str, Any] = {
-        "tenant": tenant,
-        "name": name,
-        "scopes": scope,
-        "models": model,
-        "requests_per_minute": number(requests_per_minute),
-        "tokens_per_minute": number(tokens_per_minute),
-        "concurrency": number(concurrency),
-        "tokens_per_day": number(tokens_per_day),
-        "tokens_per_month": number(tokens_per_month),
-        "priority": number(priority),
-        "weight": number(weight),
-        "expires_at": moment(expires),
-    }
-    with _store(config) as store:
-        new = NewKey.model_validate({name: value for name, value in given.items() if value is not None})
-        key, text = store.create(new, time())
+    given = fields_given(
+        tenant=tenant,
+        name=name,
+        scopes=scope,
+        models=model,
+        requests_per_minute=number(requests_per_minute),
+        tokens_per_minute=number(tokens_per_minute),
+        concurrency=number(concurrency),
+        tokens_per_day=number(tokens_per_day),
+        tokens_per_month=number(tokens_per_month),
+        priority=number(priority),
+        weight=number(weight),
+        expires_at=moment(expires),
+    )
+    with store(config) as held:
+        key, text = held.create(NewKey.model_validate(given), time())
     _show_made(key, text, as_json)
+    if not named_settings(config).uses_database:
+        typer.echo("forebay: gateways look it up where keys_database or database_url is set; here neither is", err=True)
 
 
 @keys.command(name="list")
@@ -82,20 +92,55 @@ def list_keys(
 
     forebay keys list --tenant acme
     """
-    with _store(config) as store:
-        _show(store.page(tenant, after, limit), as_json)
+    with store(config) as held:
+        _show(held.page(tenant, after, limit), as_json)
 
 
 @keys.command()
 def show(key_id: Id, as_json: AsJson = False, config: Config = None) -> None:
     """Show all that is known of a key; its secret is not."""
-    with _store(config) as store:
-        key = store.show(key_id)
-    fields = key.model_dump(mode="json")
-    if as_json:
-        typer.echo(json.dumps(fields))
-    else:
-        _table([[name, _cell(value)] for name, value in fields.items()], "field", "value")
+    with store(config) as held:
+        key = held.show(key_id)
+    _show_one(key, as_json)
+
+
+@keys.command()
+def change(
+    key_id: Id,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    scope: Scopes = None,
+    model: Models = None,
+    requests_per_minute: Rpm = None,
+    tokens_per_minute: Tpm = None,
+    concurrency: Concurrency = None,
+    tokens_per_day: PerDay = None,
+    tokens_per_month: PerMonth = None,
+    priority: Priority = None,
+    weight: Weight = None,
+    expires: Expires = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Change what a key may do, in every gateway within 2 s; what is not said stays, and `none` lifts a limit:
+
+    forebay keys change 8c1f2a90d3b4e5f6 --rpm 1200 --tokens-per-day none
+    """
+    given = fields_given(
+        name=name,
+        scopes=scope,
+        models=model,
+        requests_per_minute=number(requests_per_minute),
+        tokens_per_minute=number(tokens_per_minute),
+        concurrency=number(concurrency),
+        tokens_per_day=number(tokens_per_day),
+        tokens_per_month=number(tokens_per_month),
+        priority=number(priority),
+        weight=number(weight),
+        expires_at=moment(expires),
+    )
+    with store(config) as held:
+        key = held.change(key_id, Grant.model_validate(given))
+    _show_one(key, as_json)
 
 
 @keys.command()
@@ -106,16 +151,16 @@ def rotate(
     config: Config = None,
 ) -> None:
     """Give a key another secret and show it, this once."""
-    with _store(config) as store:
-        key, text = store.rotate(key_id, time(), grace_s)
+    with store(config) as held:
+        key, text = held.rotate(key_id, time(), grace_s)
     _show_made(key, text, as_json)
 
 
 @keys.command()
 def revoke(key_id: Id, config: Config = None) -> None:
     """End a key for good, in every gateway within 2 s."""
-    with _store(config) as store:
-        store.revoke(key_id, time())
+    with store(config) as held:
+        held.revoke(key_id, time())
     typer.echo(f"forebay: {key_id} is revoked")
 
 
@@ -128,33 +173,13 @@ def import_keys(
 
     forebay keys import keys.jsonl
     """
-    with _store(config) as store, contextlib.ExitStack() as opened:
+    with store(config) as held, contextlib.ExitStack() as opened:
         lines = sys.stdin if str(file) == "-" else opened.enter_context(file.open(encoding="utf-8"))
-        count = store.take_in(entries(lines), time())
-    typer.echo(f"forebay: {count} keys imported")
+        count = held.take_in(entries(lines), time())
+    typer.echo(f"forebay: {count} {'key' if count == 1 else 'keys'} imported")
 
 
-@contextlib.contextmanager
-def _store(config: Path | None) -> Iterator[Keys]:
-    """The keys in the database; ends the process with one line where something is wrong."""
-    try:
-        database = open_database(named_settings(config))
-        try:
-            yield Keys(database)
-        finally:
-            database.close()
-    except ValidationError as wrong:
-        fail(str(not_valid(wrong)), EXIT_USAGE)
-    except NotValid as wrong:
-        fail(str(wrong), EXIT_USAGE)
-    except UnknownKey as wrong:
-        fail(f"there is no key {wrong}")
-    except RevokedKey as wrong:
-        fail(f"{wrong} has been revoked, which is for good; make another key")
-    except (DatabaseError, OSError) as wrong:
-        fail(f"database: {wrong}" if isinstance(wrong, DatabaseError) else str(wrong))
-    except SQLAlchemyError as failure:
-        fail(f"database: {why(failure)}")
+keys.command()(token)
 
 
 def _show_made(key: Key, text: str, as_json: bool) -> None:
@@ -165,6 +190,14 @@ def _show_made(key: Key, text: str, as_json: bool) -> None:
     typer.echo(text)
 
 
+def _show_one(key: Key, as_json: bool) -> None:
+    fields = key.model_dump(mode="json")
+    if as_json:
+        typer.echo(json.dumps(fields))
+    else:
+        print_table([[name, _cell(value)] for name, value in fields.items()], "field", "value")
+
+
 def _show(found: list[Key], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([key.model_dump(mode="json") for key in found]))
@@ -173,7 +206,7 @@ def _show(found: list[Key], as_json: bool) -> None:
         [key.id, key.tenant, key.name, " ".join(key.scopes), _cell(key.models), _state(key), _cell(key.expires_at)]
         for key in found
     ]
-    _table(rows, "id", "tenant", "name", "scopes", "models", "state", "expires")
+    print_table(rows, "id", "tenant", "name", "scopes", "models", "state", "expires")
 
 
 def _state(key: Key) -> str:
@@ -186,10 +219,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)
-
-
-def _table(rows: list[list[str]], *columns: str) -> None:
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console(soft_wrap=True).print(table)

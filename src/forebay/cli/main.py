@@ -10,7 +10,7 @@ from forebay.cli.gateway import gateway
 from forebay.cli.keys import keys
 from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
-from forebay.cli.token import token
+from forebay.cli.tenants import tenants
 from forebay.cli.usage import audit, usage
 
 app = typer.Typer(
@@ -28,8 +28,8 @@ app.command(name="engine")(engine)
 app.add_typer(config.app, name="config")
 app.command(name="usage")(usage)
 app.command(name="audit")(audit)
-keys.command()(token)
 app.add_typer(keys, name="keys")
+app.add_typer(tenants, name="tenants")
 app.add_typer(db, name="db")
 
 

@@ -1,4 +1,4 @@
-"""A token (JWT) made here, by `forebay keys`. No database is needed, only the secret that the gateways have."""
+"""`forebay keys token --tenant T`: a signed token instead of a key."""
 
 from time import time
 from typing import Annotated
@@ -8,9 +8,8 @@ import typer
 from pydantic import ValidationError
 
 from forebay.cli.db import Config, named_settings
-from forebay.cli.keys import TenantOption
+from forebay.cli.grants import Models, Rpm, Scopes, TenantOption, Tpm, duration, fields_given, number
 from forebay.cli.options import EXIT_USAGE, fail
-from forebay.cli.typed import duration, number
 from forebay.policy.grants import NewKey, not_valid
 
 MAX_TOKEN_S = 86_400
@@ -19,10 +18,10 @@ MAX_TOKEN_S = 86_400
 def token(
     tenant: TenantOption,
     subject: Annotated[str | None, typer.Option(help="Who it is for; named in logs. The tenant by default.")] = None,
-    scope: Annotated[list[str] | None, typer.Option(help="inference (the default), metrics or admin; repeat.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeat. All by default.")] = None,
-    requests_per_minute: Annotated[str | None, typer.Option("--rpm", help="Requests in a minute.")] = None,
-    tokens_per_minute: Annotated[str | None, typer.Option("--tpm", help="Tokens in a minute.")] = None,
+    scope: Scopes = None,
+    model: Models = None,
+    requests_per_minute: Rpm = None,
+    tokens_per_minute: Tpm = None,
     lasts: Annotated[str, typer.Option(help="How long it is valid: 15m, 12h, at most 1d.")] = "15m",
     config: Config = None,
 ) -> None:
@@ -34,9 +33,8 @@ def token(
     if settings.secret_key is None:
         fail("secret_key: set SECRET_KEY to the secret that the gateways have", EXIT_USAGE)
     limits = {"requests_per_minute": number(requests_per_minute), "tokens_per_minute": number(tokens_per_minute)}
-    fields = {"tenant": tenant, "scopes": scope, "models": model, **limits}
     try:
-        new = NewKey.model_validate({name: value for name, value in fields.items() if value is not None})
+        new = NewKey.model_validate(fields_given(tenant=tenant, scopes=scope, models=model, **limits))
     except ValidationError as wrong:
         fail(str(not_valid(wrong)), EXIT_USAGE)
     seconds = duration(lasts)
