@@ -74,6 +74,9 @@ class Settings(BaseModel):
         32 * MIB, "Largest request body, bytes.", group="server", ge=1024, le=1024 * MIB, hot=True
     )
     max_json_depth: int = setting(64, "Deepest nesting of a JSON body.", group="server", ge=4, le=256, hot=True)
+    max_json_parts: int = setting(
+        10_000, "Most objects and arrays in a JSON body.", group="server", ge=100, le=1_000_000, hot=True
+    )
     header_timeout_s: Seconds = setting(
         10.0, "Time for a request's header section to arrive, seconds.", group="server", hot=True
     )
@@ -239,6 +242,15 @@ class Settings(BaseModel):
     max_n: int = setting(8, "Most answers (n, best_of) in one request.", group="requests", ge=1, le=16_384, hot=True)
     max_logprobs: int = setting(20, "Most logprobs, top_logprobs or prompt_logprobs.", group="requests", ge=0, hot=True)
     max_stop: int = setting(16, "Most stop sequences in a request.", group="requests", ge=1, le=1024, hot=True)
+    max_output_tokens: int = setting(
+        10_000_000,
+        "Most tokens that a request may ask for (max_tokens, max_completion_tokens, max_output_tokens); what does not "
+        "fit a model's context its engine refuses.",
+        group="requests",
+        ge=1,
+        le=10**12,
+        hot=True,
+    )
     # Who is served when
     max_active_requests: int = setting(
         2048,
