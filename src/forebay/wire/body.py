@@ -136,9 +136,10 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     fields = _decoded(_usual_decoder, body, limits)
     if not body.isascii():
         _check_utf8(body)
-    colons, most_deep = body.count(b":"), limits.max_json_depth
-    if colons + body.count(b"[") >= most_deep and body.count(b"{") + body.count(b"[") > most_deep:
-        check_parts(body, most_deep, limits.max_json_parts)  # an object within another is behind a colon
+    colons, arrays, most_deep = body.count(b":"), body.count(b"["), limits.max_json_depth
+    # An object within another is behind a colon: most bodies are too short of them, and of arrays, to be deep.
+    if (colons + arrays >= most_deep or len(body) > limits.max_json_parts) and arrays + body.count(b"{") > most_deep:
+        check_parts(body, most_deep, limits.max_json_parts)
     most, most_of_chat = fields.max_tokens, fields.max_completion_tokens
     if most is not None and not 0 <= most <= limits.max_output_tokens:
         raise _out_of_range("max_tokens", 0, limits.max_output_tokens)
