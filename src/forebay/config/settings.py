@@ -9,7 +9,16 @@ the unprefixed names that vLLM services commonly use. Secrets are no command-lin
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from forebay.policy.prices import Price
 
@@ -756,6 +765,15 @@ class Settings(BaseModel):
     @property
     def has_upstream_key(self) -> bool:
         return self.upstream_api_key is not None and self.upstream_api_key.get_secret_value() != ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """Else `true` would be a limit of 1."""
+        named = cls.model_fields[field.field_name or ""].annotation
+        if named is not bool and any(type(one) is bool for one in (value.values() if type(value) is dict else [value])):
+            raise ValueError("true and false are no values of this")
+        return value
 
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> Self:

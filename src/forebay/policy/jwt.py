@@ -14,7 +14,6 @@ issuer: all refused. These claims are read:
     limits                 requests_per_minute, tokens_per_minute, concurrency, tokens_per_day, tokens_per_month
 """
 
-import json
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from forebay.policy.auth import KeyLimits, Principal, with_default
 from forebay.policy.grants import SCOPES, Grant, Limits, TenantName, dotted
 from forebay.refusals import Unauthorized
+from forebay.wire.plain import plain_object
 
 MIN_RSA_BITS = 2048
 MAX_KEYS = 100
@@ -102,7 +102,7 @@ def take_apart(credential: bytes) -> Unverified:
     try:
         signed, _, signature = credential.rpartition(b".")
         header_part, _, payload_part = signed.partition(b".")
-        header = _object(_decoded(header_part))
+        header = plain_object(_decoded(header_part))
         token = Unverified(
             str(header.get("alg")), header.get("kid"), signed, _decoded(payload_part), _decoded(signature)
         )
@@ -120,7 +120,7 @@ def verified(token: Unverified, signers: Iterable[Signer], rules: TokenRules, wa
     if not any(signer.signed(token) for signer in signers):
         raise invalid("its signature is not valid")
     try:
-        claims = _object(token.payload)
+        claims = plain_object(token.payload)
     except ValueError:
         raise invalid("it is not well-formed") from None
     expires_at = _check_times(claims, rules, wall)
@@ -130,7 +130,7 @@ def verified(token: Unverified, signers: Iterable[Signer], rules: TokenRules, wa
 
 def read_key_set(text: bytes, algorithms: Iterable[str]) -> list[Signer]:
     """The keys of a JWKS that are for the algorithms; others are passed by. Raises ValueError where it is none."""
-    listed = _object(text).get("keys")
+    listed = plain_object(text).get("keys")
     if not isinstance(listed, list) or len(listed) > MAX_KEYS:
         raise ValueError(f"not a key set of at most {MAX_KEYS} keys")
     taken = set(algorithms)
@@ -219,25 +219,3 @@ def _decoded(part: bytes) -> bytes:
     if urlsafe_b64encode(decoded).rstrip(b"=") != part:
         raise ValueError("not as base64url is written")
     return decoded
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    """A JSON object in which no name is doubled. Raises ValueError."""
-    try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("not an object")  # noqa: TRY004
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is doubled")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
