@@ -8,6 +8,7 @@ the unprefixed names that vLLM services commonly use. Secrets are no command-lin
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -775,6 +776,15 @@ class Settings(BaseModel):
             raise ValueError("true and false are no values of this")
         return value
 
+    @field_validator("upstream", "jwks")
+    @classmethod
+    def _refuse_passwords(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        """These are shown, in logs and on command lines."""
+        for url in value if isinstance(value, tuple) else (value or "",):
+            if "@" in url.partition("://")[2].partition("/")[0]:
+                raise ValueError("a user or password in a URL would be shown; give engines a key by upstream_api_key")
+        return value
+
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> Self:
         if not self.asks_for_keys and self.host not in LOOPBACK_HOSTS and not self.allow_anonymous:
@@ -802,8 +812,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _check_shared(self) -> Self:
-        if self.redis_url is not None and not self.redis_url.get_secret_value().startswith(REDIS_SCHEMES):
-            raise ValueError(f"redis_url: must begin with {', '.join(REDIS_SCHEMES)}")
+        if self.redis_url is not None:
+            _check_redis(self.redis_url.get_secret_value())
         if self.cache_shared and self.redis_url is None:
             raise ValueError("cache_shared: needs redis_url (REDIS_URL)")
         return self
@@ -841,6 +851,16 @@ class Settings(BaseModel):
         except ValidationError as invalid:
             first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
             raise ValueError(f"models[{number}].{first['loc'][0]}: {first['msg']}") from None
+
+
+def _check_redis(url: str) -> None:
+    """Refuse what is no URL of Redis; nothing of it is said again, for there may be a password in it."""
+    if not url.startswith(REDIS_SCHEMES):
+        raise ValueError(f"redis_url: must begin with {', '.join(REDIS_SCHEMES)}")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError("redis_url: its host or port is not valid") from None
 
 
 def _key_and_rate(number: int, entry: SecretStr) -> tuple[str, int]:

@@ -184,12 +184,10 @@ def _check_purpose(claims: Mapping[str, Any], rules: TokenRules) -> None:
 
 
 def _principal(claims: dict[str, Any], rules: TokenRules, expires_at: float) -> Principal:
-    scopes = claims.get("scopes", claims.get("scope", ["inference"]))
     try:
         named = _Claims.model_validate(claims)
         given = {name: claims[name] for name in _GRANTED if claims.get(name) is not None}
-        # A scope of somebody else's is no reason to refuse: it opens nothing here.
-        known = [one for one in (scopes.split() if isinstance(scopes, str) else scopes) if one in SCOPES]
+        known = _scopes(claims.get("scopes", claims.get("scope", ["inference"])))
         grant = Grant.model_validate({"scopes": known or ["inference"], **given})
         tenant = named.tenant or _tenant_name.validate_python(named.sub)
     except (ValidationError, TypeError) as wrong:
@@ -205,6 +203,14 @@ def _principal(claims: dict[str, Any], rules: TokenRules, expires_at: float) -> 
         with_default(KeyLimits(**named.limits.model_dump()), rules.default),
         expires_at=expires_at,
     )
+
+
+def _scopes(told: Any) -> list[str]:
+    """The scopes that are ours: one of somebody else's is no reason to refuse, it opens nothing here."""
+    named = told.split() if isinstance(told, str) else told
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+        raise TypeError("neither a list of texts nor a text")
+    return [one for one in named if one in SCOPES]
 
 
 def invalid(why: str) -> Unauthorized:
