@@ -58,7 +58,7 @@ def bodies() -> list[bytes]:
 def measure(rule: Strategy, groups: list[Group[Replica]], chats: list[bytes]) -> list[float]:
     """The cost of each choice, microseconds."""
     routing, under_way, costs = Routing(rule), deque(), []
-    work = work_tokens(read_demand(chats[0], BodyLimits(8, 20, 16, 64)), len(chats[0]))
+    work = work_tokens(read_demand(chats[0], BodyLimits(8, 20, 16, 10**6, 64, 10**4)), len(chats[0]))
     routing.choose(groups, 1.0, affinity_of(CALLER, None, chats[0]))  # the ring is made once
     for number in range(REQUESTS):
         body = chats[number * 7919 % CONVERSATIONS]

@@ -121,7 +121,9 @@ class Requests(RuleBasedStateMachine):
             ReplicaPool(self.replicas, {}),
             Routing("least_outstanding"),
             Recorder(Metrics(), None),
-            body_limits=BodyLimits(max_n=8, max_logprobs=20, max_stop=4, max_json_depth=64),
+            body_limits=BodyLimits(
+                max_n=8, max_logprobs=20, max_stop=4, max_output_tokens=1000, max_json_depth=64, max_json_parts=100
+            ),
             relay_limits=RelayLimits(600.0, 300.0, 60.0, 1 << 20, 1 << 20, 2, 2, 120.0),
             default_max_tokens=256,
         )

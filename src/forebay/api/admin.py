@@ -6,10 +6,11 @@ from fastapi import APIRouter, Body, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from forebay.api.admitted import AdmittedRoute
 from forebay.api.usage import actor_of
 from forebay.refusals import Conflict, NotFound
 
-router = APIRouter(prefix="/admin/v1", tags=["admin"])
+router = APIRouter(prefix="/admin/v1", tags=["admin"], route_class=AdmittedRoute)
 
 
 @router.post("/rollout", status_code=202, summary="Replace the engines whose options have changed")

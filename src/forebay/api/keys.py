@@ -9,17 +9,19 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 
+from forebay.api.admitted import AdmittedRoute
 from forebay.api.usage import actor_of
 from forebay.policy.grants import Grant, Key, Limits, NewKey, NotValid, Tenant, TenantName
 from forebay.refusals import BadRequest, Conflict, NotFound, Unavailable
 from forebay.store.keys import PAGE, Keys, RevokedKey, UnknownKey
 
 MAX_PAGE = 1000
+PRINTABLE = r"^[\x20-\x7e]*$"  # PostgreSQL takes no NUL
 MAX_GRACE_S = 30 * 86_400.0
-router = APIRouter(prefix="/admin/v1", tags=["keys"])
-KeyId = Annotated[str, Path(max_length=64, description="The key's id.")]
+router = APIRouter(prefix="/admin/v1", tags=["keys"], route_class=AdmittedRoute)
+KeyId = Annotated[str, Path(max_length=64, pattern=PRINTABLE, description="The key's id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries on a page.")]
-After = Annotated[str, Query(max_length=64, description="The last id of the page before.")]
+After = Annotated[str, Query(max_length=64, pattern=PRINTABLE, description="The last id of the page before.")]
 
 
 class MadeKey(Key):

@@ -13,15 +13,16 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 
+from forebay.api.admitted import AdmittedRoute
 from forebay.refusals import BadRequest, NotFound, Unavailable
 from forebay.store.audit import PAGE, Actor, AuditLog, Deed
 from forebay.store.database import Database
 from forebay.store.usage import Dimension, Question, Sum, sums
 
 MAX_PAGE = 1000
-router = APIRouter(prefix="/admin/v1")
+router = APIRouter(prefix="/admin/v1", route_class=AdmittedRoute)
 Day = Annotated[date | None, Query(description="A day (UTC), such as 2030-01-31; included.")]
-Text = Annotated[str | None, Query(max_length=256)]
+Text = Annotated[str | None, Query(max_length=256, pattern=r"^[^\x00]*$")]  # PostgreSQL takes no NUL
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries on a page.")]
 Cursor = Annotated[str, Query(max_length=2048, description="`after` of the page before.")]
 

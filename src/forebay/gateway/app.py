@@ -15,6 +15,7 @@ from forebay.api import admin, health, keys, models, usage
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
+from forebay.policy.grants import dotted, said
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 
 if TYPE_CHECKING:
@@ -47,13 +48,15 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
         return [Depends(admit)]
 
+    administrators = needs("admin")
+    app.state.admit_administrator = administrators[0].dependency  # asked before a body is read, too
     metrics_need = [] if gateway.settings.metrics_public else needs("metrics")
     for router in OPEN:
         app.include_router(router)
     app.include_router(models.router, dependencies=needs("inference"))
     app.include_router(health.metrics_router, dependencies=metrics_need)
     for router in ADMIN:
-        app.include_router(router, dependencies=needs("admin"))
+        app.include_router(router, dependencies=administrators)
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_wrong_body)
@@ -134,8 +137,8 @@ async def _answer_wrong_body(request: Request, error: Exception) -> Response:
     """A body or a query that is not as the endpoint has it."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"][1:]) or None
-    return _refusal_response(request, BadRequest(f"{name or 'The body'}: {first['msg']}.", param=name))
+    name = dotted(first["loc"][1:]) or None
+    return _refusal_response(request, BadRequest(f"{name or 'The body'}: {said(first['msg'])}.", param=name))
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -55,7 +55,9 @@ class Tuning:
                 max_n=settings.max_n,
                 max_logprobs=settings.max_logprobs,
                 max_stop=settings.max_stop,
+                max_output_tokens=settings.max_output_tokens,
                 max_json_depth=settings.max_json_depth,
+                max_json_parts=settings.max_json_parts,
             ),
             relay_limits=RelayLimits(
                 request_timeout_s=settings.request_timeout_s,

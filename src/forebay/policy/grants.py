@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MOST = 10**12
+MAX_NAME = 64  # of a field that is no field of ours, this much is said again
 Scope = Literal["inference", "metrics", "admin"]
 SCOPES: tuple[str, ...] = get_args(Scope)
 Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
@@ -48,9 +49,17 @@ class Grant(Limits):
     @field_validator("expires_at", mode="before")
     @classmethod
     def _is_a_date(cls, value: Any) -> Any:
-        if isinstance(value, int | float):
-            raise ValueError("must be a date and time with a time zone, such as 2030-01-31T12:00:00Z")  # noqa: TRY004
+        if isinstance(value, int | float) or (isinstance(value, str) and "-" not in value[1:]):
+            raise ValueError("must be a date and time with a time zone, such as 2030-01-31T12:00:00Z")
         return value
+
+    @field_validator("expires_at")
+    @classmethod
+    def _in_utc(cls, value: datetime | None) -> datetime | None:
+        try:
+            return value.astimezone(UTC) if value is not None else None
+        except OverflowError:
+            raise ValueError("must be from the year 1 to 9999 (UTC)") from None
 
     @field_validator("scopes", "models")
     @classmethod
@@ -97,13 +106,19 @@ class NotValid(ValueError):
 
 
 def not_valid(error: ValidationError) -> NotValid:
-    """Pydantic's finding as ours; nothing of the input is in it."""
+    """Pydantic's finding as ours; of the input nothing is in it but the start of a field's name."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return NotValid(dotted(first["loc"]), first["msg"].removeprefix("Value error, "))
+    return NotValid(dotted(first["loc"]), said(first["msg"]))
+
+
+def said(finding: str) -> str:
+    """What Pydantic found, without its words about itself."""
+    return finding.removeprefix("Value error, ")
 
 
 def dotted(path: Iterable[Any]) -> str:
-    return ".".join(str(part) for part in path)
+    """A field's place as people write it, short whatever the names are that somebody thought of."""
+    return ".".join(str(part)[:MAX_NAME] for part in path)[: 2 * MAX_NAME]
 
 
 def at(wall: float | None) -> datetime | None:

@@ -15,7 +15,6 @@ issuer: all refused. These claims are read:
                            its own, beside those of its tenant, which no token can say
 """
 
-import json
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from forebay.policy.auth import KeyLimits, Principal, with_default
 from forebay.policy.grants import SCOPES, Grant, Limits, TenantName, dotted
 from forebay.refusals import Unauthorized
+from forebay.wire.plain import plain_object
 
 MIN_RSA_BITS = 2048
 MAX_KEYS = 100
@@ -103,7 +103,7 @@ def take_apart(credential: bytes) -> Unverified:
     try:
         signed, _, signature = credential.rpartition(b".")
         header_part, _, payload_part = signed.partition(b".")
-        header = _object(_decoded(header_part))
+        header = plain_object(_decoded(header_part))
         token = Unverified(
             str(header.get("alg")), header.get("kid"), signed, _decoded(payload_part), _decoded(signature)
         )
@@ -121,7 +121,7 @@ def verified(token: Unverified, signers: Iterable[Signer], rules: TokenRules, wa
     if not any(signer.signed(token) for signer in signers):
         raise invalid("its signature is not valid")
     try:
-        claims = _object(token.payload)
+        claims = plain_object(token.payload)
     except ValueError:
         raise invalid("it is not well-formed") from None
     expires_at = _check_times(claims, rules, wall)
@@ -131,7 +131,7 @@ def verified(token: Unverified, signers: Iterable[Signer], rules: TokenRules, wa
 
 def read_key_set(text: bytes, algorithms: Iterable[str]) -> list[Signer]:
     """The keys of a JWKS that are for the algorithms; others are passed by. Raises ValueError where it is none."""
-    listed = _object(text).get("keys")
+    listed = plain_object(text).get("keys")
     if not isinstance(listed, list) or len(listed) > MAX_KEYS:
         raise ValueError(f"not a key set of at most {MAX_KEYS} keys")
     taken = set(algorithms)
@@ -185,12 +185,10 @@ def _check_purpose(claims: Mapping[str, Any], rules: TokenRules) -> None:
 
 
 def _principal(claims: dict[str, Any], rules: TokenRules, expires_at: float) -> Principal:
-    scopes = claims.get("scopes", claims.get("scope", ["inference"]))
     try:
         named = _Claims.model_validate(claims)
         given = {name: claims[name] for name in _GRANTED if claims.get(name) is not None}
-        # A scope of somebody else's is no reason to refuse: it opens nothing here.
-        known = [one for one in (scopes.split() if isinstance(scopes, str) else scopes) if one in SCOPES]
+        known = _scopes(claims.get("scopes", claims.get("scope", ["inference"])))
         grant = Grant.model_validate({"scopes": known or ["inference"], **given})
         tenant = named.tenant or _tenant_name.validate_python(named.sub)
     except (ValidationError, TypeError) as wrong:
@@ -208,6 +206,14 @@ def _principal(claims: dict[str, Any], rules: TokenRules, expires_at: float) -> 
     )
 
 
+def _scopes(told: Any) -> list[str]:
+    """The scopes that are ours: one of somebody else's is no reason to refuse, it opens nothing here."""
+    named = told.split() if isinstance(told, str) else told
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+        raise TypeError("neither a list of texts nor a text")
+    return [one for one in named if one in SCOPES]
+
+
 def invalid(why: str) -> Unauthorized:
     return Unauthorized(f"The token is not valid: {why}.", code="invalid_token")
 
@@ -220,25 +226,3 @@ def _decoded(part: bytes) -> bytes:
     if urlsafe_b64encode(decoded).rstrip(b"=") != part:
         raise ValueError("not as base64url is written")
     return decoded
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    """A JSON object in which no name is doubled. Raises ValueError."""
-    try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("not an object")  # noqa: TRY004
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is doubled")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")

@@ -21,6 +21,7 @@ from forebay.policy.grants import Grant, ImportedKey, Key, Limits, NewKey, NotVa
 from forebay.store.audit import Actor, AuditLog, command_line
 from forebay.store.database import Database
 from forebay.store.tables import key_secrets, keys, tenants
+from forebay.wire.plain import plain_object
 
 PAGE = 100
 _BATCH = 1000  # rows in a statement
@@ -222,9 +223,11 @@ def entries(lines: Iterable[str]) -> Iterator[ImportedKey]:
         if not line.strip():
             continue
         try:
-            entry = ImportedKey.model_validate_json(line)
+            entry = ImportedKey.model_validate(plain_object(line.encode()))
         except ValidationError as invalid:
             wrong = not_valid(invalid)
+            raise NotValid(f"line {number}", str(wrong)) from None
+        except ValueError as wrong:
             raise NotValid(f"line {number}", str(wrong)) from None
         if (entry.key is None) == (entry.sha256 is None):
             raise NotValid(f"line {number}", "give either key or sha256")

@@ -4,36 +4,58 @@ The body is decoded once, and only the fields below are looked at; all else is v
 byte unless the model has another name at the engine, or the gateway needs to ask for the usage or the token ids that
 the caller did not ask for; then only those fields change.
 
-Refused here, because nothing behind us bounds them: JSON that is none or too deep, more answers or log-probabilities
-than allowed, and the fields by which a caller would steer the engine itself (its scheduler, its caches, its ids).
+Refused here, because nothing behind us bounds them: JSON that is none, too deep or of too many parts, more answers,
+log-probabilities or tokens than allowed, and the fields by which a caller would steer the engine itself (its scheduler,
+its caches, its ids). Refused too, because two readers could take it for two requests: a name that comes twice, at the
+top or in `stream_options`, and a number for sampling that no float can hold. Names and numbers deeper than that are
+the engine's to judge: it reads the last of two as we would, and answers 400 to numbers that are too large for it.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import astuple
 
 from forebay.refusals import BadRequest, InvalidJSON
+from forebay.wire.shape import check_parts, has_doubled_name, members_of
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 _FIELD_IN_MESSAGE = re.compile(r"`\$\.([A-Za-z_]+)")
+
+
+_Scalar = float | bool | str | None  # engines take "1" for 1
 
 
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Body(msgspec.Struct):
-    """The fields of any relayed request that the gateway acts on. Those from `n` on are seldom there."""
+class _Usual(msgspec.Struct):
+    """The fields that nearly all requests are made of. Those from `temperature` on are the engine's alone, and named so
+    that they are known; see `_is_all_of`."""
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: _StreamOptions | UnsetType | None = UNSET
+    stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    messages: Raw = Raw()
+    prompt: Raw = Raw()
+    input: Raw = Raw()
+    temperature: _Scalar = None
+    top_p: _Scalar = None
+    top_k: _Scalar = None
+    seed: _Scalar = None
+    user: _Scalar = None
+    ignore_eos: _Scalar = None
+
+
+class _Body(_Usual):
+    """All fields of any relayed request that the gateway acts on."""
+
+    stream_options: _StreamOptions | UnsetType | None = UNSET  # type: ignore[assignment]
     n: int | None = None
     best_of: int | None = None
     max_output_tokens: int | None = None
@@ -70,8 +92,6 @@ class _Body(msgspec.Struct):
 
 
 _FIELDS = _Body.__struct_fields__
-_SELDOM = slice(_FIELDS.index("n"), None)
-_NOTHING_SELDOM = astuple(_Body())[_SELDOM]
 _ENGINE_ONLY = _FIELDS[_FIELDS.index("priority") : _FIELDS.index("tools")]
 _BEYOND_TEXT = _FIELDS[_FIELDS.index("tools") :]
 _NONE_OF_IT = frozenset({b"null", b"false", b"[]", b'{"type":"text"}', b'{"type": "text"}'})
@@ -79,8 +99,10 @@ _PROMPT_TOKENS_AT_MOST = 32_768
 _TOKENS_NOT_SAID = 256
 _TOKENS_AT_MOST = 1024
 _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
+_USUAL_COUNT = len(_Usual.__struct_fields__)
+_usual_decoder = msgspec.json.Decoder(_Usual)
 _decoder = msgspec.json.Decoder(_Body)
-_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
+_Fields = TypeVar("_Fields", bound=_Usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +112,9 @@ class BodyLimits:
     max_n: int
     max_logprobs: int
     max_stop: int
+    max_output_tokens: int
     max_json_depth: int
+    max_json_parts: int
 
 
 class Demand(msgspec.Struct):
@@ -109,37 +133,61 @@ class Demand(msgspec.Struct):
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     """Read a request's body. Raises `InvalidJSON` or `BadRequest` with the offending parameter."""
+    fields = _decoded(_usual_decoder, body, limits)
+    if not body.isascii():
+        _check_utf8(body)
+    colons, arrays, most_deep = body.count(b":"), body.count(b"["), limits.max_json_depth
+    # An object within another is behind a colon: most bodies are too short of them, and of arrays, to be deep.
+    if (colons + arrays >= most_deep or len(body) > limits.max_json_parts) and arrays + body.count(b"{") > most_deep:
+        check_parts(body, most_deep, limits.max_json_parts)
+    most, most_of_chat = fields.max_tokens, fields.max_completion_tokens
+    if most is not None and not 0 <= most <= limits.max_output_tokens:
+        raise _out_of_range("max_tokens", 0, limits.max_output_tokens)
+    if most_of_chat is not None and not 1 <= most_of_chat <= limits.max_output_tokens:
+        raise _out_of_range("max_completion_tokens", 1, limits.max_output_tokens)
+    options, stream = fields.stream_options, fields.stream is True
+    wants_usage = options is not None and options.include_usage is True
+    demand = Demand(fields.model, stream, wants_usage, options is not None, stream, most_of_chat or most)
+    if not _is_all_of(fields, colons):
+        _read_seldom(body, limits, demand)
+    return demand
+
+
+def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: BodyLimits) -> "_Fields":
+    """The fields that the decoder is for. Raises `InvalidJSON` or `BadRequest`."""
     try:
-        fields = _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as wrong:
         raise _wrong_type(str(wrong)) from None
     except msgspec.DecodeError as wrong:
         raise InvalidJSON(f"The body is not valid JSON: {_where(wrong)}.") from None
     except RecursionError:
         raise InvalidJSON(f"The body is nested deeper than {limits.max_json_depth} levels.") from None
-    if not body.isascii():
-        _check_utf8(body)
-    if body.count(b"[") + body.count(b"{") > limits.max_json_depth:
-        _check_depth(body, limits.max_json_depth)
-    most, most_of_chat = fields.max_tokens, fields.max_completion_tokens
-    if most is not None and most < 0:
-        raise BadRequest("'max_tokens' must not be negative.", param="max_tokens")
-    if most_of_chat is not None and most_of_chat < 1:
-        raise BadRequest("'max_completion_tokens' must be at least 1.", param="max_completion_tokens")
-    options, stream = fields.stream_options, fields.stream is True
-    wants_usage = isinstance(options, _StreamOptions) and options.include_usage is True
-    demand = Demand(fields.model, stream, wants_usage, options is not UNSET, stream, most_of_chat or most)
-    if astuple(fields)[_SELDOM] != _NOTHING_SELDOM:  # in one step, for the usual request that has none of these
-        _read_seldom(fields, limits, demand)
-    return demand
 
 
-def _read_seldom(fields: _Body, limits: BodyLimits, demand: Demand) -> None:
-    """Check what few requests have. Raises `BadRequest`."""
+def _is_all_of(fields: _Usual, colons: int) -> bool:
+    """Whether a body consists of these fields, each once, and of nothing else.
+
+    Each member of an object brings a colon. Where there are no more than those of the fields that were found and those
+    within messages or prompt, nothing else can be there; where there are more, it may be anything.
+    """
+    text, options = bytes(fields.messages) or bytes(fields.prompt) or bytes(fields.input), fields.stream_options
+    expected = _USUAL_COUNT - 2 - astuple(fields).count(None) + text.count(b":")  # of the three texts there is one
+    if options is not None and options.include_usage is not None:
+        expected += 1
+    return colons == expected and text != b""
+
+
+def _read_seldom(body: bytes, limits: BodyLimits, demand: Demand) -> None:
+    """Look for what few requests have, and whether a name comes twice. Raises `InvalidJSON` or `BadRequest`."""
+    fields = _decoded(_decoder, body, limits)
+    if has_doubled_name(body) or (fields.stream_options and has_doubled_name(members_of(body)["stream_options"])):
+        raise InvalidJSON("The body has a name twice in one object.")
     for name in _ENGINE_ONLY:
         if getattr(fields, name) is not UNSET:
             raise BadRequest(f"'{name}' steers the engine itself and is not open to callers. Leave it out.", param=name)
     _check_caps(fields, limits)
+    demand.has_options = fields.stream_options is not UNSET
     demand.max_tokens = demand.max_tokens or fields.max_output_tokens
     demand.n = fields.n or 1
     demand.previous_response_id = fields.previous_response_id
@@ -184,7 +232,7 @@ def body_for_engine(
     if not rename and not demand.has_options:  # the usual case: no field to replace
         added = (_ASK_USAGE if ask_usage else b"") + (_ASK_IDS if ask_ids else b"")
         return body[: body.rindex(b"}")] + added + b"}"
-    fields: dict[str, Any] = _fields_decoder.decode(body)
+    fields: dict[str, Any] = members_of(body)
     if rename:
         fields["model"] = engine_model
     if ask_ids:
@@ -192,7 +240,7 @@ def body_for_engine(
     if ask_usage:
         options: dict[str, Any] = {}
         if (own := fields.get("stream_options")) is not None and bytes(own) != b"null":
-            options = _fields_decoder.decode(own)
+            options = members_of(own)
         options["include_usage"] = True
         fields["stream_options"] = options
     return msgspec.json.encode(fields)
@@ -212,20 +260,21 @@ def _is_single(fields: _Body) -> bool:
 
 
 def _check_caps(fields: _Body, limits: BodyLimits) -> None:
-    for name in ("n", "best_of", "max_output_tokens"):
-        value = getattr(fields, name)
-        if value is not None and value < 1:
-            raise BadRequest(f"'{name}' must be at least 1.", param=name)
-    for name in ("n", "best_of"):
-        value = getattr(fields, name)
-        if value is not None and value > limits.max_n:
-            raise BadRequest(f"'{name}' may be at most {limits.max_n} here.", param=name)
-    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
-        value = getattr(fields, name)
-        if value is not None and value is not True and not 0 <= value <= limits.max_logprobs:
-            raise BadRequest(f"'{name}' must be between 0 and {limits.max_logprobs}.", param=name)
+    for names, least, most in (
+        (("n", "best_of"), 1, limits.max_n),
+        (("max_output_tokens",), 1, limits.max_output_tokens),
+        (("logprobs", "top_logprobs", "prompt_logprobs"), 0, limits.max_logprobs),
+    ):
+        for name in names:
+            value = getattr(fields, name)
+            if value is not None and value is not True and not least <= value <= most:
+                raise _out_of_range(name, least, most)
     if isinstance(fields.stop, list) and len(fields.stop) > limits.max_stop:
         raise BadRequest(f"'stop' may have at most {limits.max_stop} sequences.", param="stop")
+
+
+def _out_of_range(name: str, least: int, most: int) -> BadRequest:
+    return BadRequest(f"'{name}' must be between {least} and {most} here.", param=name)
 
 
 def _wrong_type(told: str) -> BadRequest:
@@ -239,7 +288,7 @@ def _wrong_type(told: str) -> BadRequest:
 
 def _where(wrong: msgspec.DecodeError) -> str:
     told = str(wrong).removeprefix("JSON is malformed: ")
-    return told if len(told) < 120 else "malformed"
+    return told[:1].lower() + told[1:] if len(told) < 120 else "malformed"
 
 
 def _check_utf8(body: bytes) -> None:
@@ -247,15 +296,3 @@ def _check_utf8(body: bytes) -> None:
         body.decode("utf-8")
     except UnicodeDecodeError as wrong:
         raise InvalidJSON(f"The body is not valid UTF-8 (byte {wrong.start}).") from None
-
-
-def _check_depth(body: bytes, most: int) -> None:
-    depth = 0
-    for found in _BRACKETS.finditer(body):
-        match found.group():
-            case b"{" | b"[":
-                depth += 1
-                if depth > most:
-                    raise InvalidJSON(f"The body is nested deeper than {most} levels.")
-            case b"}" | b"]":
-                depth -= 1

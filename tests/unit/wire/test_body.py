@@ -4,11 +4,16 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forebay.refusals import BadRequest, InvalidJSON
 from forebay.wire.body import BodyLimits, body_for_engine, read_demand, work_tokens
+from forebay.wire.shape import check_parts
 
-LIMITS = BodyLimits(max_n=8, max_logprobs=20, max_stop=4, max_json_depth=64)
+LIMITS = BodyLimits(
+    max_n=8, max_logprobs=20, max_stop=4, max_output_tokens=10**6, max_json_depth=64, max_json_parts=1000
+)
 
 
 def demand_of(**fields: Any) -> Any:
@@ -37,6 +42,10 @@ def test_what_the_gateway_must_know_is_read() -> None:
         ({"prompt_logprobs": -1}, "prompt_logprobs"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 10**6 + 1}, "max_tokens"),
+        ({"max_completion_tokens": 10**30}, "max_completion_tokens"),
+        ({"max_output_tokens": 10**6 + 1}, "max_output_tokens"),
+        ({"n": 2, "max_tokens": 10**6 + 1}, "max_tokens"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"max_output_tokens": True}, "max_output_tokens"),
         ({"stop": ["a"] * 5}, "stop"),
@@ -66,6 +75,8 @@ def test_what_is_not_allowed_is_refused_by_name(fields: dict[str, Any], param: s
         {"stop": ["a"] * 4},
         {"stop": "a"},
         {"max_tokens": 0},
+        {"max_tokens": 10**6},
+        {"temperature": "0.5", "seed": 2**63, "top_k": -1},
     ],
 )
 def test_what_is_just_allowed_passes(fields: dict[str, Any]) -> None:
@@ -85,6 +96,80 @@ def test_nesting_is_bounded(depth: int) -> None:
 def test_brackets_in_text_are_not_nesting() -> None:
     assert demand_of(prompt='[{"' * 500 + '\\"').model == "m"
     assert demand_of(messages=[{"role": "user"}] * 500).model == "m"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","messages":[],"model":"m"}',
+        b'{"model":"m","messages":[{"x":":"}],"messages":[]}',
+        b'{"model":"m","messages":[],"mod\\u0065l":"m"}',
+        b'{"model":"m","prompt":"a","max_tokens":1,"max_tokens":null}',
+        b'{"model":"m","prompt":"a","x":1,"x":1}',
+        b'{"model":"m","prompt":"a","messages":[],"prompt":"a"}',
+        b'{"model":"m","input":"a","tools":[{"a":1}],"tools":[]}',
+        b'{"model":"m","prompt":"a","stream_options":{"include_usage":true,"include_usage":true}}',
+        b'{"model":"m","prompt":"a","stream_options":{"x":1,"x":2}}',
+        b'{"model":"m","model":"m"}',
+        b'{"":1,"":2}',
+    ],
+)
+def test_a_name_that_comes_twice_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidJSON, match="twice"):
+        read_demand(body, LIMITS)
+
+
+NAMES = st.sampled_from(["model", "messages", "prompt", "input", "stop", "n", "user", "a:b", "é", "tools", '"', ""])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9) | st.text(':"{[\\a', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(':"{a', max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=6), st.booleans())
+def test_names_are_found_twice_just_where_they_are(members: list[tuple[str, Any]], ascii_only: bool) -> None:
+    """Types aside, which are refused as such."""
+    said = [f"{json.dumps(name, ensure_ascii=ascii_only)} : {json.dumps(value)}" for name, value in members]
+    refused = None
+    try:
+        read_demand(f"{{{', '.join(said)}}}".encode(), LIMITS)
+    except BadRequest as wrong:
+        refused = wrong
+    if refused is None or refused.code == "invalid_json":
+        assert (refused is not None) == (len(dict(members)) < len(members))
+
+
+@given(st.recursive(st.text(':"{[]}\\', max_size=4), lambda inner: st.lists(inner, max_size=2), max_leaves=12))
+def test_depth_and_parts_are_those_of_the_text(value: Any) -> None:
+    def depth(inner: Any) -> int:
+        return 1 + max(map(depth, inner), default=0) if isinstance(inner, list) else 0
+
+    def parts(inner: Any) -> int:
+        return 1 + sum(map(parts, inner)) if isinstance(inner, list) else 0
+
+    text = json.dumps({"x": value}).encode()
+    check_parts(text, 1 + depth(value), 1 + parts(value))
+    with pytest.raises(InvalidJSON, match="deeper"):
+        check_parts(text, depth(value), 1 + parts(value))
+    with pytest.raises(InvalidJSON, match="more than"):
+        check_parts(text, 1 + depth(value), parts(value))
+
+
+def test_the_parts_of_a_body_are_bounded() -> None:
+    demand_of(prompt=[[1] * 50] * 998)
+    for value in ([[1]] * 1000, {str(number): {} for number in range(1000)}, [{}] * 1000, [""] * 60_000 + [[]] * 70):
+        with pytest.raises(InvalidJSON, match="more than"):
+            demand_of(prompt=value)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "seed"])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 5000])
+def test_a_number_that_nothing_can_hold_is_refused_by_name(name: str, number: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read_demand(f'{{"model":"m","prompt":"a","{name}":{number}}}'.encode(), LIMITS)
+    assert refused.value.param == name
+    assert len(refused.value.message) < 200
 
 
 def test_a_body_that_needs_no_change_is_sent_as_it_is() -> None:

@@ -23,6 +23,7 @@ class AccessSettings(Group):
         "Requests a minute for some of api_keys, as key:number, comma-separated in the environment.",
         roles=(),
         aliases=("API_KEY_LIMITS",),
+        hot=True,
     )
     default_rate_limit: int | None = setting(
         None,

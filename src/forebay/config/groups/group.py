@@ -6,7 +6,7 @@ A file beside this one declares one group, its own checks included; a check that
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MIB = 1024 * 1024
 SERVE = ("serve",)
@@ -25,6 +25,22 @@ class Group(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True, defer_build=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """Else `true` would be a limit of 1."""
+        named = cls.model_fields[field.field_name or ""].annotation
+        if named is not bool and any(type(one) is bool for one in (value.values() if type(value) is dict else [value])):
+            raise ValueError("true and false are no values of this")
+        return value
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown, in logs and on command lines. Raises ValueError where a user or password is in it."""
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("a user or password in a URL would be shown; give engines a key by upstream_api_key")
+    return url
 
 
 def declare(

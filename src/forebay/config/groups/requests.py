@@ -18,3 +18,11 @@ class RequestSettings(Group):
     max_n: int = setting(8, "Most answers (n, best_of) in one request.", ge=1, le=16_384, hot=True)
     max_logprobs: int = setting(20, "Most logprobs, top_logprobs or prompt_logprobs.", ge=0, hot=True)
     max_stop: int = setting(16, "Most stop sequences in a request.", ge=1, le=1024, hot=True)
+    max_output_tokens: int = setting(
+        10_000_000,
+        "Most tokens that a request may ask for (max_tokens, max_completion_tokens, max_output_tokens); what does not "
+        "fit a model's context its engine refuses.",
+        ge=1,
+        le=10**12,
+        hot=True,
+    )

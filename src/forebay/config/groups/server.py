@@ -24,6 +24,7 @@ class ServerSettings(Group):
     max_headers: int = setting(100, "Most header fields in a request.", ge=8, le=1000, hot=True)
     max_body_bytes: int = setting(32 * MIB, "Largest request body, bytes.", ge=1024, le=1024 * MIB, hot=True)
     max_json_depth: int = setting(64, "Deepest nesting of a JSON body.", ge=4, le=256, hot=True)
+    max_json_parts: int = setting(10_000, "Most objects and arrays in a JSON body.", ge=100, le=1_000_000, hot=True)
     header_timeout_s: Seconds = setting(10.0, "Time for a request's header section to arrive, seconds.", hot=True)
     body_timeout_s: Seconds = setting(
         30.0, "Longest pause in a request body, seconds; it must also average 1 KiB/s.", hot=True

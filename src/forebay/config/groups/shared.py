@@ -2,6 +2,7 @@
 
 from functools import partial
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -26,6 +27,16 @@ class SharedSettings(Group):
 
     @model_validator(mode="after")
     def _check_redis(self) -> Self:
-        if self.redis_url is not None and not self.redis_url.get_secret_value().startswith(REDIS_SCHEMES):
-            raise ValueError(f"redis_url: must begin with {', '.join(REDIS_SCHEMES)}")
+        if self.redis_url is not None:
+            _check(self.redis_url.get_secret_value())
         return self
+
+
+def _check(url: str) -> None:
+    """Refuse what is no URL of Redis; nothing of it is said again, for there may be a password in it."""
+    if not url.startswith(REDIS_SCHEMES):
+        raise ValueError(f"redis_url: must begin with {', '.join(REDIS_SCHEMES)}")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError("redis_url: its host or port is not valid") from None

@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import SecretStr, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 
-from forebay.config.groups.group import Group, Seconds, declare
+from forebay.config.groups.group import Group, Seconds, declare, without_password
 
 MIN_SECRET_BYTES = 32
 setting = partial(declare, group="tokens")
@@ -38,6 +38,11 @@ class TokenSettings(Group):
     @property
     def uses_tokens(self) -> bool:
         return self.secret_key is not None or self.jwks is not None
+
+    @field_validator("jwks")
+    @classmethod
+    def _refuse_passwords(cls, value: str | None) -> str | None:
+        return without_password(value) if value is not None else None
 
     @model_validator(mode="after")
     def _check_secret(self) -> Self:

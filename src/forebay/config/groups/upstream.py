@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
-from forebay.config.groups.group import ALL, GATEWAY, MIB, Group, Seconds, SecondsOrZero, declare
+from forebay.config.groups.group import ALL, GATEWAY, MIB, Group, Seconds, SecondsOrZero, declare, without_password
 
 setting = partial(declare, group="upstream")
 
@@ -115,3 +115,8 @@ class UpstreamSettings(Group):
     @property
     def has_upstream_key(self) -> bool:
         return self.upstream_api_key is not None and self.upstream_api_key.get_secret_value() != ""
+
+    @field_validator("upstream")
+    @classmethod
+    def _refuse_passwords(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(without_password(url) for url in value)
