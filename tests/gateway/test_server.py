@@ -297,6 +297,7 @@ async def test_each_request_is_one_log_line_without_prompt_answer_or_key(start_g
         assert (first["request_id"], first["status"], first["completion_tokens"]) == ("my-id", 200, 3)
         assert (first["endpoint"], first["model"], first["trace_id"]) == ("chat_completions", "fake-model", "a" * 32)
         assert first["key_id"].startswith("key-")
+        assert first["tenant"] == first["key_id"]  # a configured key is a tenant of its own
         assert first["duration_ms"] > 0
         assert models["path"] == "/v1/models"
         assert (refused["status"], refused["error"]) == (404, "model_not_found")

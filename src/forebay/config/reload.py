@@ -34,9 +34,15 @@ def _extra(name: str) -> dict[str, Any]:
     return cast(dict[str, Any], Settings.model_fields[name].json_schema_extra)
 
 
+def _is_of_engines(name: str, running: Settings) -> bool:
+    """Whether a rollout replaces what the setting is about; a gateway over engines elsewhere has none."""
+    extra = _extra(name)
+    return extra["per_model"] and not (running.upstream and "gateway" in extra["roles"])
+
+
 def diff(old: Settings, new: Settings) -> Changes:
     """What has changed."""
-    names = [name for name in Settings.model_fields if name != "models" and not _extra(name)["per_model"]]
+    names = [name for name in Settings.model_fields if name != "models" and not _is_of_engines(name, old)]
     changed = [name for name in names if getattr(old, name) != getattr(new, name)]
     hot = tuple(name for name in changed if is_hot(name))
     return Changes(hot, tuple(name for name in changed if name not in hot))

@@ -79,6 +79,8 @@ class Account:
     def limit_to(self, limits: KeyLimits) -> None:
         """Take limits on, keeping what was counted."""
         self.limits = limits
+        if self.sight is not None:
+            self.sight.caps = None  # it was a share of the old ones
         self.most_requests = _most(limits.requests_per_minute)
         self.most_tokens = _most(limits.tokens_per_minute)
         self.most_running = _most(limits.concurrency)

@@ -18,6 +18,18 @@ def test_what_is_hot_and_what_waits_for_a_restart_are_told_apart() -> None:
     assert diff(settings(max_n=3), settings(max_n=3)) == diff(settings(), settings())
 
 
+def test_what_a_rollout_takes_over_waits_for_a_restart_where_engines_run_elsewhere() -> None:
+    elsewhere = {"upstream": ("http://127.0.0.1:1",)}
+    assert diff(settings(**elsewhere), settings(**elsewhere, engine_concurrency=4)).restart == ("engine_concurrency",)
+    assert diff(settings(), settings(engine_concurrency=4)) == diff(settings(), settings())
+
+
+def test_a_key_goes_together_with_its_limit() -> None:
+    before = settings(api_keys=("sk-a", "sk-b"), api_key_limits=("sk-a:5",))
+    running, changes = follow(before, settings(api_keys=("sk-b",)))
+    assert (running.api_key_limits, changes.hot, changes.restart) == ((), ("api_keys", "api_key_limits"), ())
+
+
 def test_only_what_is_hot_is_followed_back_to_the_default_too() -> None:
     running, changes = follow(settings(max_n=3, port=5), settings(port=6, max_stop=2))
     assert (running.port, running.max_n, running.max_stop) == (5, 8, 2)

@@ -274,3 +274,11 @@ def test_what_was_used_before_counts_in_the_budgets_of_its_day_and_month_only() 
     assert account.day_tokens == 15
     account.used_before((DAY, MONTH), 12, 70, late=True)
     assert (account.day_tokens, account.month_tokens) == (15, 70), "the larger one, where both may count the same"
+
+
+def test_a_raised_limit_counts_at_once_for_a_gateway_that_decides_alone() -> None:
+    account = Account("key:k", KeyLimits(requests_per_minute=4))
+    account.see(4, 0, 0)
+    assert account.exceeded_alone(0, 2, 1) == "requests"
+    account.limit_to(KeyLimits(requests_per_minute=100))
+    assert account.exceeded_alone(0, 2, 1) is None

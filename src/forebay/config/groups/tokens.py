@@ -41,7 +41,7 @@ class TokenSettings(Group):
 
     @field_validator("jwks")
     @classmethod
-    def _refuse_passwords(cls, value: str | None) -> str | None:
+    def _refuse_a_password(cls, value: str | None) -> str | None:
         return without_password(value) if value is not None else None
 
     @model_validator(mode="after")
