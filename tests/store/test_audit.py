@@ -1,7 +1,6 @@
 """The audit log: what changes keys is in it, in the same transaction, and no secret is. On SQLite and on PostgreSQL."""
 
 import logging
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from time import time
 
@@ -11,16 +10,9 @@ from forebay.policy.grants import Grant, ImportedKey, Limits, NotValid
 from forebay.store.audit import Actor, AuditLog, Deed
 from forebay.store.database import Database
 from forebay.store.keys import Keys, RevokedKey
-from tests.store.databases import made, new_key
+from tests.store.databases import new_key
 
 ADMIN = Actor("key-admin", "192.0.2.1")
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 def deeds(database: Database) -> list[Deed]:

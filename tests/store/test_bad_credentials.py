@@ -2,7 +2,7 @@
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from hmac import digest
@@ -34,13 +34,6 @@ from tests.store.databases import made, new_key
 SECRET = "canary-secret-0123456789abcdef-0123456789abcdef"
 GOOD = {"authorization": "Bearer sk-good"}
 NOW = time()
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 def token(claims: dict[str, Any], header: dict[str, Any] | None = None, secret: str = SECRET) -> str:

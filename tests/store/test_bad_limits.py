@@ -1,7 +1,6 @@
 """Limits and other fields that are wrong, wherever they come in: refused by name, and nothing of them kept."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from time import time
 from typing import Any
@@ -18,7 +17,7 @@ from tests.gateway.calls import chat, error_of
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import RawConnection, Response, connect, fetch
-from tests.store.databases import made, new_key
+from tests.store.databases import new_key
 
 ADMIN = {"authorization": "Bearer sk-admin"}
 NUMBERS = ("requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month")
@@ -48,13 +47,6 @@ NO_OBJECTS = [
     '{"tenant":"a"}'.encode("utf-16"),
 ]
 NO_OBJECTS += [b'{"tenant":"a","tenant":"b"}', b'{"tenant":"a","name":"\xff"}', b'{"tenant":"a"}x', b"[" * 100_000]
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 @pytest.fixture

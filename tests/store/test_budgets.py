@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,13 +24,6 @@ from tests.store.test_gateway import ask
 from tests.store.test_ledger import until
 
 SPENT = Behaviour(prompt_tokens=60, tokens=40)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 @pytest.fixture

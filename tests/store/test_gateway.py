@@ -1,7 +1,7 @@
 """Keys of a database through a real gateway, on SQLite and on PostgreSQL."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -17,13 +17,6 @@ from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import Response, fetch
 from tests.store.databases import made, new_key
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Keys in the database: made, rotated, revoked, imported; on SQLite and on PostgreSQL."""
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from time import time
@@ -17,14 +16,7 @@ from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
 from forebay.store.keys import Keys, RevokedKey, UnknownKey, entries
 from forebay.store.tables import key_secrets
-from tests.store.databases import made, new_key
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
+from tests.store.databases import new_key
 
 
 @pytest.fixture

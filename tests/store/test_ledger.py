@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -24,13 +24,6 @@ from tests.store.databases import made, settings_for
 
 ACME, OTHER = Principal("acme", "key-1"), Principal("other", "key-2")
 TODAY = datetime.now(UTC).date().isoformat()
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 def ledger_in(database: Database, root: Path, most_bytes: int = 1 << 20) -> Ledger:

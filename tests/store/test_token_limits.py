@@ -1,6 +1,6 @@
 """Callers with a token and callers with a key of the same tenant are held to the same limits, those of the database."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import time
 from typing import Any
 
@@ -17,13 +17,6 @@ from tests.gateway.fake_engine import FakeEngine
 from tests.store.databases import made, new_key
 from tests.store.test_gateway import ask, turns
 from tests.store.test_tokens import SECRET
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 @pytest.fixture

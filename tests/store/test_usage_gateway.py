@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -26,13 +26,6 @@ from tests.store.test_ledger import until
 ADMIN = {"authorization": "Bearer sk-admin"}
 KILLS = 5  # on each of the two databases
 FLUSH_S = 0.3
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = made(database_url)
-    yield database
-    database.close()
 
 
 @pytest.fixture
