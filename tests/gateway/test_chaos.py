@@ -54,7 +54,7 @@ async def nothing_is_left(running: Running, engines: list[FakeEngine]) -> None:
     """Every counter is back at nothing, on the gateway's side and on the engines'."""
     pipeline = running.gateway.pipeline
     await until(lambda: not pipeline.running and not running.gateway.connections)
-    assert pipeline.admission.running == 0
+    assert pipeline.admission.under_way == 0
     await all_ready(running, engines)
     for replica in running.gateway.replicas:
         assert (replica.in_flight, replica.load) == (0, 0), replica

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from forebay.failures import FailureKind
-from forebay.gateway.exchange import Exchange
+from forebay.gateway.exchange import Exchange, Head
 from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.routes import find_route
 from forebay.gateway.sending import RelayLimits
@@ -69,7 +69,8 @@ class Unconnected(UpstreamPool):
         self.made: list[Connection] = []
 
     def send(self, request: bytes, reader: Reader, *, fresh: bool = False) -> Connection:
-        connection = self._idle.pop() if self._idle and not fresh else Connection(self._idle.append, self._forget)
+        idle = self._idle and not fresh
+        connection = self._idle.pop() if idle else Connection(self._outbox, self._idle.append, self._forget)
         connection.send(request, reader)
         if connection not in self._all:
             self._all.add(connection)
@@ -146,7 +147,8 @@ class Requests(RuleBasedStateMachine):
         caller: Any = Caller()
         route = find_route(b"POST", b"/v1/chat/completions")
         assert route is not None
-        exchange = Exchange(caller, route, {b"content-type": b"application/json"}, True, monotonic())
+        head = Head(route, {b"content-type": b"application/json"}, http11=True)
+        exchange = Exchange(caller, head, route, head.headers, monotonic())
         self.pipeline.identify(exchange)
         extra = b"" if resumable else b',"logprobs":true'
         told = b"true" if stream else b"false"

@@ -52,6 +52,7 @@ def test_what_fails_is_not_told(database: Database, caplog: pytest.LogCaptureFix
     key, _ = new_key(store)
     store.revoke(key.id, time())
     before = deeds(database)
+    caplog.clear()
     with caplog.at_level(logging.INFO, "forebay.audit"):
         with pytest.raises(RevokedKey):
             store.rotate(key.id, time())

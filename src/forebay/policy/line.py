@@ -131,7 +131,7 @@ class Line:
         if queue.size >= self._most_queued:
             other = queue.gives_way(tenant, priority) if queue.size else None
             if other is None:
-                raise self._refusal("full", f"As many wait for this model as may ({queue.size}).", now)
+                raise self._refusal("full", f"The queue for this model is full ({queue.size}).", now)
             self._turn_away(other, self._refusal("gave_way", "Others with fewer requests waiting came.", now))
         if not queue.size:
             self._drain.waiting_began(now)

@@ -119,3 +119,18 @@ def test_a_key_may_be_a_callers_and_an_administrators() -> None:
 def test_whatever_asks_for_keys_lets_it_listen_beyond_loopback(env: dict[str, str]) -> None:
     assert loaded(FOREBAY_HOST="0.0.0.0", **env).asks_for_keys
     assert "host" in refusal(FOREBAY_HOST="0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:canary@host:1", "dns://canary@host:8000", "kubernetes://canary@prod/vllm:1"]
+)
+def test_a_password_in_an_engines_url_is_refused_and_not_said_again(url: str) -> None:
+    told = refusal(UPSTREAMS=url)
+    assert "would be shown" in told
+    assert "canary" not in told
+
+
+def test_nor_is_one_in_the_key_sets() -> None:
+    told = refusal(JWKS_URL="https://me:canary@host/keys")
+    assert "would be shown" in told
+    assert "canary" not in told

@@ -57,7 +57,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         running.pop().release("answered", 2.0 * now)
         running.append(waiting.pop(0))
         waiting.append(take(where, now=2.0 * now))
-    with pytest.raises(Overloaded, match="as many as may") as full:
+    with pytest.raises(Overloaded, match="queue for this model is full") as full:
         take(where, now=14.0)
     assert (full.value.status, full.value.code) == (503, "server_is_overloaded")
     assert full.value.retry_after_s == pytest.approx(3 * 14 / 8, rel=0.2)

@@ -54,7 +54,6 @@ def test_an_address_found_by_name_is_called_by_its_ip_and_speaks_to_the_name() -
     [
         ("dns://", "is not dns://host:port"),
         ("dns://host:port", "is not dns://host:port"),
-        ("dns://user@host:8000", "is not dns://host:port"),
         ("dns+http://host:8000", "is not http://host:port"),
         ("ftp://host:8000", "is not http://host:port"),
         ("kubernetes://prod/vllm", "is not kubernetes://namespace/service:port"),
