@@ -5,7 +5,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -73,8 +73,8 @@ def chat(key: str, model: str, tokens: int, prompt: str = "Tell me a story about
     )
 
 
-async def ask(url: str, key: str, request: bytes) -> Answer:
-    """Send it on a connection of its own, and read the answer to its end."""
+async def ask(url: str, key: str, request: bytes, came: Callable[[int], None] = lambda events: None) -> Answer:
+    """Send it on a connection of its own, and read the answer to its end; `came` is told of events as they come."""
     began, first_s, told = perf_counter(), 0.0, b""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -82,6 +82,7 @@ async def ask(url: str, key: str, request: bytes) -> Answer:
         writer.write(request)
         while data := await reader.read(65536):
             told += data
+            came(data.count(b"data: {"))
             if not first_s and b"data: {" in told:
                 first_s = perf_counter() - began
     finally:
