@@ -1,7 +1,7 @@
 """What does fair queueing do for a quiet tenant? First come, first served and fair, in front of the same engine.
 
 usage: make bench-fairness, or python -m bench.fairness [--url http://127.0.0.1:8000 --model NAME] [--limit 8]
-           [--seconds 8] [--case quiet]
+           [--seconds 24] [--case quiet]
 
 Without --url the engine is the tests' fake one. Two cases, each under both orders at the same concurrency limit:
 
@@ -93,7 +93,7 @@ async def main() -> int:
     parser.add_argument("--url", help="a running engine")
     parser.add_argument("--model", default="fake-model")
     parser.add_argument("--limit", type=int, default=8, help="requests that the engine has at once")
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of each of the four measurements")
+    parser.add_argument("--seconds", type=float, default=24.0, help="length of each of the four measurements")
     parser.add_argument("--case", choices=CASES, help="one of the cases alone")
     options = parser.parse_args()
     cases = [options.case] if options.case else list(CASES)
