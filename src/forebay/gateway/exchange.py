@@ -4,7 +4,7 @@ An exchange is made by `server.py` when a relayed request's headers are in, fill
 read by the recorder when it is over.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -22,12 +22,32 @@ if TYPE_CHECKING:
     from forebay.gateway.caching import CacheState, Recording
     from forebay.gateway.relay import Relay
     from forebay.gateway.routes import Route
-    from forebay.gateway.server import ClientConnection
     from forebay.policy.auth import Found
     from forebay.refusals import Refusal
     from forebay.replicas.replica import Replica
     from forebay.telemetry.metrics import Histogram
     from forebay.wire.body import Demand
+
+
+class Client(Protocol):
+    """Who is answered: a connection (`answering.py`), or Forebay itself (`inner.py`)."""
+
+    address: str
+
+    def respond(
+        self,
+        exchange: "Exchange",
+        status: int,
+        content_type: bytes,
+        body: bytes,
+        extra: bytes = b"",
+        *,
+        close: bool = False,
+    ) -> None: ...
+    def start_stream(self, exchange: "Exchange", events: bytes) -> None: ...
+    def write_stream(self, events: bytes) -> None: ...
+    def end_stream(self, events: bytes) -> None: ...
+    def exchange_over(self, exchange: "Exchange") -> None: ...
 
 
 class Head(msgspec.Struct, eq=False):
@@ -42,7 +62,7 @@ class Head(msgspec.Struct, eq=False):
 class Exchange(msgspec.Struct, eq=False):
     """Times are monotonic seconds, 0 where the moment has not come. (A Struct, because one is made a request.)"""
 
-    client: "ClientConnection"
+    client: Client
     head: Head
     route: "Route"
     headers: dict[bytes, bytes]

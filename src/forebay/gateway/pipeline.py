@@ -87,13 +87,8 @@ class Pipeline:
 
     def identify(self, exchange: Exchange) -> None:
         """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""
+        self._name(exchange)
         headers = exchange.headers
-        exchange.engine_id = self._ids.next()  # ours always: an engine takes it as its own id, so it must be unique
-        exchange.request_id = exchange.engine_id
-        if (theirs := headers.get(b"x-request-id")) is not None:
-            exchange.request_id = accepted_request_id(theirs) or exchange.engine_id
-        if (trace := headers.get(b"traceparent")) is not None:
-            exchange.traceparent = accepted_traceparent(trace)
         if self.auth.anonymous is not None:
             who: Principal | Awaitable[Found] = self.auth.anonymous
         else:
@@ -108,6 +103,24 @@ class Pipeline:
             exchange.identity = who
         if exchange.route.response_id is None and not _is_json(headers.get(b"content-type")):
             raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
+
+    def adopt(self, exchange: Exchange) -> None:
+        """The same for a request that Forebay makes for a principal it has already recognised."""
+        self._name(exchange)
+        try:
+            assert exchange.principal is not None
+            require(exchange.principal, "inference")
+        except Refusal as refusal:
+            exchange.refusal = refusal
+
+    def _name(self, exchange: Exchange) -> None:
+        headers = exchange.headers
+        exchange.engine_id = self._ids.next()  # ours always: an engine takes it as its own id, so it must be unique
+        exchange.request_id = exchange.engine_id
+        if (theirs := headers.get(b"x-request-id")) is not None:
+            exchange.request_id = accepted_request_id(theirs) or exchange.engine_id
+        if (trace := headers.get(b"traceparent")) is not None:
+            exchange.traceparent = accepted_traceparent(trace)
 
     def _admit(self, exchange: Exchange, principal: Principal) -> None:
         exchange.principal = principal
