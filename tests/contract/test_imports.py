@@ -10,6 +10,11 @@ ROOT = Path(forebay.__file__).parent
 PURE = (
     "policy/",
     "wire/",
+    "client/pace.py",
+    "client/batching.py",
+    "client/completions.py",
+    "client/retrying.py",
+    "client/result.py",
     "engines/lifecycle.py",
     "engines/backoff.py",
     "engines/spec.py",
@@ -94,9 +99,14 @@ def test_the_data_plane_never_imports_engines_nor_engines_the_data_plane() -> No
 
 def cone_of(role: str) -> set[str]:
     """All modules that a role's command imports, however indirectly."""
+    return all_behind(f"forebay.cli.{role}")
+
+
+def all_behind(module: str) -> set[str]:
+    """A module of ours and all of ours that it imports, however indirectly."""
     imports = {name_of(path): found for path, found in modules()}
     seen: set[str] = set()
-    frontier = [f"forebay.cli.{role}"]
+    frontier = [module]
     while frontier:
         if (module := frontier.pop()) in imports and module not in seen:
             seen.add(module)
@@ -114,6 +124,16 @@ def test_each_role_stays_in_its_cone() -> None:
     assert not {module for module in data_plane if module.startswith("forebay.engines")}
     assert {"forebay.engines.supervisor", "forebay.api.health", "forebay.cli.options"} <= agent
     assert {"forebay.gateway.pipeline", "forebay.engines.supervisor"} <= both
+
+
+def test_the_client_knows_nothing_of_the_gateway_but_its_connections() -> None:
+    """So that programs that call a gateway load little."""
+    others = {one for one in all_behind("forebay.client") if not one.startswith("forebay.client")}
+    pool = all_behind("forebay.upstream.pool") | {"forebay.upstream.connection"}
+    assert others <= pool, f"the client imports {others - pool}"
+    behind = dict((name_of(path), found) for path, found in modules())
+    libraries = {name.partition(".")[0] for module in all_behind("forebay.client") for name in behind[module]}
+    assert not libraries & {"fastapi", "pydantic", "sqlalchemy", "typer", "uvicorn", "redis", "prometheus_client"}
 
 
 def test_nothing_imports_the_engine_itself() -> None:
