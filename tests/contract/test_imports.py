@@ -131,7 +131,7 @@ def test_the_client_knows_nothing_of_the_gateway_but_its_connections() -> None:
     others = {one for one in all_behind("forebay.client") if not one.startswith("forebay.client")}
     pool = all_behind("forebay.upstream.pool") | {"forebay.upstream.connection"}
     assert others <= pool, f"the client imports {others - pool}"
-    behind = dict((name_of(path), found) for path, found in modules())
+    behind = {name_of(path): found for path, found in modules()}
     libraries = {name.partition(".")[0] for module in all_behind("forebay.client") for name in behind[module]}
     assert not libraries & {"fastapi", "pydantic", "sqlalchemy", "typer", "uvicorn", "redis", "prometheus_client"}
 

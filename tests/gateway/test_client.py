@@ -152,7 +152,7 @@ async def test_a_bad_prompt_costs_no_other_its_answer(start_gateway: StartGatewa
 
 async def test_a_parameter_that_is_refused_is_not_tried_prompt_by_prompt(start_gateway: StartGateway) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
-        async with client_of(running) as client:
+        async with client_of(running, model="fake-model") as client:
             results = await client.map(["a"] * 8, max_tokens=-1)
         assert [(one.error.status, one.error.param) for one in results if one.error] == [(400, "max_tokens")] * 8
         await running.stop()
@@ -199,11 +199,12 @@ async def test_a_quota_that_is_used_up_is_no_reason_to_try_again(start_gateway: 
     async with FakeEngine() as engine, start_gateway(engine.url, key_limits={"tokens_per_day": 1}) as running:
         engine.default = ListAnswers()
         async with client_of(running) as client:
+            assert (await client.generate("the first", max_tokens=2)).tokens == 2
             async with asyncio.timeout(5):
-                (result,) = await client.map(["a"], max_tokens=100)
+                (result,) = await client.map(["a"])
         assert result.error is not None
         assert (result.error.status, result.error.code) == (429, "insufficient_quota")
-        assert not asked(engine)
+        assert asked(engine) == [["the first"]]
 
 
 async def test_tries_are_bounded() -> None:
@@ -274,7 +275,28 @@ async def test_an_error_in_no_form_at_all_is_shown_as_it_is() -> None:
         assert refused.value.status == 403
 
 
-@pytest.mark.parametrize("sampling", [{"stream": True}, {"prompt": "b"}, {"temperature": object()}])
+async def test_without_a_name_it_is_the_servers_only_model() -> None:
+    async with FakeEngine(models=("one",)) as engine, AsyncClient(engine.url) as client:
+        engine.default = ListAnswers()
+        await client.map(["a", "b"])
+        assert (await client.generate("c", model="one")).text == text_for("c")
+        assert [record.body["model"] for record in engine.calls(PATH)] == ["one", "one"]
+        engine.models = ["another"]
+        engine.script(Behaviour(status=404))
+        assert isinstance((await client.map(["d"]))[0].error, GenerationError)
+        await client.generate("e")
+        assert engine.calls(PATH)[-1].body["model"] == "another"
+
+
+async def test_of_several_models_one_must_be_named() -> None:
+    async with FakeEngine(models=("one", "two")) as engine, AsyncClient(engine.url) as client:
+        engine.default = ListAnswers()
+        with pytest.raises(GenerationError, match="one, two"):
+            await client.generate("a")
+        assert (await client.generate("a", model="two")).text == text_for("a")
+
+
+@pytest.mark.parametrize("sampling", [{"stream": True}, {"prompt": "b"}, {"temperature": object()}, {"model": 5}])
 async def test_what_is_no_sampling_parameter_is_refused_before_anything_is_sent(sampling: dict[str, Any]) -> None:
     async with FakeEngine() as engine, AsyncClient(engine.url) as client:
         with pytest.raises(TypeError):

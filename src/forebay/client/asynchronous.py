@@ -18,10 +18,12 @@ from typing import Any, Self
 from forebay.client.asking import ask
 from forebay.client.batching import Batch, Batcher, Lane
 from forebay.client.completions import (
+    MODELS_PATH,
     PATH,
+    Answer,
     encode_prompt,
     lane_of,
-    parameters_of,
+    read_only_model,
     read_results,
     request_body,
     request_head,
@@ -52,7 +54,8 @@ class AsyncClient:
 
     `max_batch_size` prompts go in one request at most, and `max_concurrency` requests at once; a call waits at most
     `max_wait_s` for others. `timeout_s` is for the answer to one request; around it, `asyncio.timeout` bounds a call
-    with all its waits. A prompt is asked for again `max_retries` times at most.
+    with all its waits. A prompt is asked for again `max_retries` times at most. Where neither `model` here nor a call
+    names a model, it is the only one that the server has.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class AsyncClient:
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self._api_key = api_key
+        self._only_model = ""  # of a server that has one; asked for where no model is named
         self._batcher: Batcher[_Call] = Batcher(max_batch_size, max_wait_s, max_concurrency)
         self._pool = UpstreamPool(
             Address.parse(url), connect_timeout_s=CONNECT_TIMEOUT_S, idle_s=IDLE_S, max_connections=max_concurrency
@@ -171,11 +175,18 @@ class AsyncClient:
         self._wake_with(None if at is None else loop.call_at(at, self._pump))
 
     async def _ask(self, batch: Batch[_Call]) -> list[Result]:
-        body = request_body(batch.lane, [call.prompt for call in batch.calls])
-        address = self._pool.address
-        head = request_head(address.prefix + PATH, address.authority, self._api_key, len(body), self.timeout_s)
-        answer = await ask(self._pool, head + body, self.timeout_s)
+        model = batch.lane.model or self._only_model
+        if not model:
+            answer = await self._send("GET", MODELS_PATH)
+            model = self._only_model = read_only_model(answer, time.time())
+        answer = await self._send("POST", PATH, request_body(model, batch.lane, [call.prompt for call in batch.calls]))
         return read_results(answer, len(batch.calls), time.time())
+
+    async def _send(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        address = self._pool.address
+        line = f"{method} {address.prefix}{path}"
+        head = request_head(line, address.authority, self._api_key, self.timeout_s, body)
+        return await ask(self._pool, head + (body or b""), self.timeout_s)
 
     def _finished(self, batch: Batch[_Call], task: asyncio.Task[list[Result]]) -> None:
         """Every request ends here once, whatever happened, before it began even."""
@@ -200,8 +211,10 @@ class AsyncClient:
     def _refused(self, batch: Batch[_Call], error: GenerationError) -> None:
         """There are three cases: one prompt may be to blame; it is worth another try; the error is the result."""
         now = asyncio.get_running_loop().time()
+        if error.status == 404:
+            self._only_model = ""  # it may have another by now
         calls = [call for call in batch.calls if not call.future.done()]
-        if len(batch.calls) > 1 and is_of_one_prompt(error, parameters_of(batch.lane)):
+        if len(batch.calls) > 1 and is_of_one_prompt(error):
             for call in calls:
                 call.tries -= 1
             self._batcher.split(batch, calls)

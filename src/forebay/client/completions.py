@@ -15,7 +15,7 @@ from forebay.client.batching import Lane
 from forebay.client.result import GenerationError, Result, Usage
 from forebay.client.retrying import read_retry_after
 
-PATH = "/v1/completions"
+PATH, MODELS_PATH = "/v1/completions", "/v1/models"
 _NOT_OURS = ("prompt", "stream", "stream_options")
 _WITH_IDS = b'"return_token_ids":true,'
 _MOST_WORDS = 500
@@ -35,12 +35,21 @@ class _Usage(msgspec.Struct):
     completion_tokens: int | None = 0
 
 
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
 class _Completion(msgspec.Struct):
     choices: list[dict[str, Any]]
     usage: _Usage | None = None
 
 
 _decoder = msgspec.json.Decoder(_Completion)
+_models_decoder = msgspec.json.Decoder(_Models)
 
 
 def encode_prompt(prompt: str | Sequence[int]) -> bytes:
@@ -53,35 +62,56 @@ def encode_prompt(prompt: str | Sequence[int]) -> bytes:
 
 
 def lane_of(model: str | None, prompt: bytes, sampling: Mapping[str, Any]) -> Lane:
-    """Where a call waits. Raises TypeError for parameters that are not its own to choose, or no JSON."""
+    """Where a call waits; of a lane whose model is empty nobody has named one. Raises TypeError for parameters that are
+    not the caller's to choose, or no JSON."""
     for name in _NOT_OURS:
         if name in sampling:
             raise TypeError(f"'{name}' is no sampling parameter: whole answers come back, one for each prompt")
-    fields = dict(sampling) if model is None else {"model": model, **sampling}
-    parameters = msgspec.json.encode(fields, order="deterministic")
-    return Lane(str(fields.get("model", "")), parameters, "text" if prompt[:1] == b'"' else "tokens")
+    fields = dict(sampling)
+    model = fields.pop("model", model) or ""
+    if not isinstance(model, str):
+        raise TypeError("'model' is a name")
+    kind = "text" if prompt[:1] == b'"' else "tokens"
+    return Lane(model, msgspec.json.encode(fields, order="deterministic"), kind)
 
 
-def parameters_of(lane: Lane) -> frozenset[str]:
-    return frozenset(msgspec.json.decode(lane.parameters, type=dict[str, Any]))
-
-
-def request_body(lane: Lane, prompts: Sequence[bytes]) -> bytes:
-    """The JSON of a request for these prompts, each JSON by itself."""
+def request_body(model: str, lane: Lane, prompts: Sequence[bytes]) -> bytes:
+    """The JSON of a request to a model for these prompts, each JSON by itself."""
+    members = [b'"model":%b' % msgspec.json.encode(model)]
     if len(prompts) == 1:
-        return b"{%b%b" % (b'"prompt":%b' % prompts[0], _others(lane))
-    ids = b"" if "return_token_ids" in parameters_of(lane) else _WITH_IDS
-    return b'{%b"prompt":[%b]%b' % (ids, b",".join(prompts), _others(lane))
+        members.append(b'"prompt":%b' % prompts[0])
+    else:
+        members.append(b'"prompt":[%b]' % b",".join(prompts))
+        if b'"return_token_ids":' not in lane.parameters:
+            members.append(b'"return_token_ids":true')
+    if lane.parameters != b"{}":
+        members.append(lane.parameters[1:-1])
+    return b"{%b}" % b",".join(members)
 
 
-def request_head(target: str, authority: str, api_key: str | None, body_bytes: int, timeout_s: float) -> bytes:
+def request_head(line: str, authority: str, api_key: str | None, timeout_s: float, body: bytes | None = None) -> bytes:
     """The head of a request; the gateway is told how long its answer will be waited for."""
-    lines = [f"POST {target} HTTP/1.1", f"host: {authority}", "content-type: application/json"]
-    lines.append(f"content-length: {body_bytes}")
+    lines = [f"{line} HTTP/1.1", f"host: {authority}"]
     lines.append(f"x-request-timeout-ms: {min(max(int(timeout_s * 1000), 1), 999_999_999)}")
     if api_key is not None:
         lines.append(f"authorization: Bearer {api_key}")
+    if body is not None:
+        lines += ["content-type: application/json", f"content-length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def read_only_model(answer: Answer, wall: float) -> str:
+    """The model of a server that has one. Raises `GenerationError`."""
+    if answer.status != 200:
+        raise _error_of(answer, wall)
+    try:
+        names = [model.id for model in _models_decoder.decode(answer.body).data]
+    except msgspec.DecodeError as wrong:
+        raise GenerationError(f"The list of models is not what it should be: {wrong}", code="invalid_answer") from None
+    if len(names) != 1:
+        told = f"Say which with model=…: there are {', '.join(names)}." if names else "There is no model."
+        raise GenerationError(told, code="model_not_named")
+    return names[0]
 
 
 def read_results(answer: Answer, prompts: int, wall: float) -> list[Result]:
@@ -98,11 +128,6 @@ def read_results(answer: Answer, prompts: int, wall: float) -> list[Result]:
         return [_result(tuple(choices[at : at + several]), usage) for at in range(0, len(choices), several)]
     except (ValueError, KeyError, TypeError) as wrong:
         raise GenerationError(f"The answer is not what it should be: {wrong}", code="invalid_answer") from None
-
-
-def _others(lane: Lane) -> bytes:
-    """The end of a body: the parameters behind the prompt."""
-    return b"," + lane.parameters[1:] if lane.parameters != b"{}" else b"}"
 
 
 def _result(choices: tuple[dict[str, Any], ...], usage: _Usage | None) -> Result:

@@ -5,7 +5,8 @@ Where it no longer falls the engine is as busy as it can be; the size goes back 
 while. Only full requests are evidence: a small one says nothing of what a larger one would cost.
 
 Where the gateway says that it is too much (429, 503), size and places are halved, once for all requests that were sent
-before; each answer then brings one place back. Pure: the time is an argument.
+before. A place comes back with every `REST` answers: whoever may have three requests at once is not refused a fourth
+again and again. Pure: the time is an argument.
 """
 
 from math import inf
@@ -14,7 +15,7 @@ from statistics import median
 FIRST_SIZE = 8
 SAMPLES = 3  # full requests before a size is judged
 FALLS = 0.95  # cheaper is only what costs less than this share
-REST = 20  # full requests before a size that was too large is tried again
+REST = 20  # answers before what was too much is tried again
 
 
 class Pace:
@@ -30,6 +31,7 @@ class Pace:
         self._smaller: tuple[int, float] | None = None  # the size before this one, and what it cost
         self._costs: list[float] = []
         self._rest = 0
+        self._calm = 0  # answers since the places last changed
         self._resized_at = self._refused_at = -inf
 
     def __repr__(self) -> str:
@@ -48,7 +50,10 @@ class Pace:
 
     def answered(self, prompts: int, cost_s: float, sent_at: float, now: float) -> None:
         """A request with so many prompts, sent then, was answered; `cost_s` is its time for each unit of its work."""
-        self.places = min(self.places + 1, self._max_places)
+        self._calm += 1
+        if self._calm >= REST:
+            self.places = min(self.places + 1, self._max_places)
+            self._calm = 0
         if prompts != self.size or sent_at < self._resized_at:
             return
         if self._rest:
@@ -65,7 +70,7 @@ class Pace:
         self._refused_at = now
         self.places = max(self.places // 2, 1)
         self._smaller = None
-        self._rest = REST
+        self._rest, self._calm = REST, 0
         self._resize(max(self.size // 2, 1), now)
 
     def _judge(self, cost: float, now: float) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 class GenerationError(Exception):
     """A prompt has no answer. `status` and `code` are the gateway's; without an answer at all `status` is None.
 
-    Codes of our own, with no status: `no_connection`, `connection_lost`, `timeout`, `invalid_answer`, `closed`.
+    Codes of our own, with no status: `no_connection`, `connection_lost`, `timeout`, `invalid_answer`,
+    `model_not_named`, `closed`.
     `retry_after_s` and `should_retry` are what the gateway said of asking again, which has been followed already.
     """
 

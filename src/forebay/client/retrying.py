@@ -32,11 +32,12 @@ def is_too_much(error: GenerationError) -> bool:
     return error.status in (429, 503)
 
 
-def is_of_one_prompt(error: GenerationError, parameters: frozenset[str]) -> bool:
+def is_of_one_prompt(error: GenerationError) -> bool:
     """Whether a request may have been refused for one of its prompts, rather than for what all of them share."""
     if error.status not in (400, 413, 422):
         return False
-    return error.code == "context_length_exceeded" or error.param not in parameters
+    of_all = error.param is not None and not error.param.startswith(("prompt", "input"))
+    return error.code == "context_length_exceeded" or not of_all
 
 
 def read_retry_after(value: str, wall: float) -> float | None:

@@ -61,15 +61,20 @@ def test_a_refusal_halves_both_once_for_all_that_was_sent_before() -> None:
     assert (pace.size, pace.places) == (1, 1)
 
 
-def test_each_answer_brings_a_place_back() -> None:
-    pace = Pace(64, 8)
+def test_places_come_back_one_by_one_while_nothing_is_refused() -> None:
+    pace, engine = Pace(64, 6), Engine(8)
     pace.refused(1.0, 2.0)
-    for at in range(3, 6):
-        pace.answered(1, 1.0, at, at + 0.5)
-    assert pace.places == 7
-    for at in range(6, 12):
-        pace.answered(1, 1.0, at, at + 0.5)
-    assert pace.places == 8
+    engine.now = 3.0
+    engine.answer(pace, REST - 1)
+    assert pace.places == 3
+    engine.answer(pace, 1)
+    assert pace.places == 4
+    engine.answer(pace, REST - 1)
+    pace.refused(engine.now, engine.now)
+    engine.answer(pace, REST - 1)
+    assert pace.places == 2
+    engine.answer(pace, 10 * REST)
+    assert pace.places == 6
 
 
 def test_nothing_is_sent_within_a_pause_or_without_a_place() -> None:

@@ -64,11 +64,11 @@ def test_less_is_asked_at_once_after_429_and_503_alone() -> None:
 
 
 def test_a_request_is_split_only_where_one_prompt_may_be_to_blame() -> None:
-    names = frozenset(["max_tokens", "temperature"])
-    assert is_of_one_prompt(error(status=400), names)
-    assert is_of_one_prompt(error(status=413), names)
-    assert is_of_one_prompt(error(status=400, param="prompt"), names)
-    assert is_of_one_prompt(error(status=400, param="max_tokens", code="context_length_exceeded"), names)
-    assert not is_of_one_prompt(error(status=400, param="temperature"), names)
-    assert not is_of_one_prompt(error(status=404), names)
-    assert not is_of_one_prompt(error(status=503), names)
+    assert is_of_one_prompt(error(status=400))
+    assert is_of_one_prompt(error(status=413))
+    assert is_of_one_prompt(error(status=400, param="prompt"))
+    assert is_of_one_prompt(error(status=400, param="input_tokens"))
+    assert is_of_one_prompt(error(status=400, param="max_tokens", code="context_length_exceeded"))
+    assert not is_of_one_prompt(error(status=400, param="temperature"))
+    assert not is_of_one_prompt(error(status=404))
+    assert not is_of_one_prompt(error(status=503))
