@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import signal
 import socket
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -157,6 +159,17 @@ async def test_a_parameter_that_is_refused_is_not_tried_prompt_by_prompt(start_g
         assert [(one.error.status, one.error.param) for one in results if one.error] == [(400, "max_tokens")] * 8
         await running.stop()
         assert len([line for line in running.log_lines() if line["message"] == "request"]) == 1
+
+
+async def test_prompts_that_are_too_long_together_go_one_by_one(start_gateway: StartGateway) -> None:
+    prompts = [letter * 700_000 for letter in "abc"]
+    async with FakeEngine() as engine, start_gateway(engine.url, max_body_bytes=1_000_000) as running:
+        engine.default = ListAnswers()
+        async with client_of(running) as client:
+            results = await client.map([*prompts, "d" * 1_100_000])
+        assert [result.text for result in results[:3]] == [text_for(prompt) for prompt in prompts]
+        assert results[3].error is not None
+        assert results[3].error.status == 413
 
 
 async def test_one_call_raises_what_the_gateway_says(start_gateway: StartGateway) -> None:
@@ -405,7 +418,7 @@ async def test_closing_that_is_cancelled_gives_up_what_is_under_way() -> None:
     async with FakeEngine() as engine:
         engine.default = Behaviour(faults=[Fault("head", "hang")])
         client = AsyncClient(engine.url, max_concurrency=1, max_batch_size=2)
-        mapping = asyncio.create_task(client.map("abcde" and list("abcde")))
+        mapping = asyncio.create_task(client.map(list("abcde")))
         await engine.wait_for(lambda e: e.running == 1)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -443,6 +456,23 @@ async def test_the_client_without_asyncio_batches_the_calls_of_all_threads(start
         with pytest.raises(RuntimeError, match="closed"):
             client.generate("late")
         assert "forebay-client" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_ctrl_c_gives_up_what_is_under_way() -> None:
+    program = (
+        "import sys; from forebay.client import Client\nwith Client(sys.argv[1]) as client: client.map(['a', 'b'])"
+    )
+    async with FakeEngine() as engine:
+        engine.default = Behaviour(faults=[Fault("head", "hang")])
+        waiting = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, engine.url, stderr=asyncio.subprocess.PIPE
+        )
+        await engine.wait_for(lambda e: e.running == 1, timeout=20)
+        waiting.send_signal(signal.SIGINT)
+        await engine.wait_for(lambda e: e.running == 0)
+        async with asyncio.timeout(5):
+            _, said = await waiting.communicate()
+        assert said.decode().splitlines()[-1] == "KeyboardInterrupt"
 
 
 def test_a_client_that_was_never_called_closes_too() -> None:

@@ -143,12 +143,9 @@ class AsyncClient:
         if not future.cancelled():
             return
         self._batcher.remove(call.lane, call)
-        if (
-            call.batch is not None
-            and call.batch in self._requests
-            and all(one.future.done() for one in call.batch.calls)
-        ):
-            self._requests[call.batch].cancel()
+        batch = call.batch
+        if batch is not None and batch in self._requests and all(one.future.done() for one in batch.calls):
+            self._requests[batch].cancel()
 
     def _pump_soon(self) -> None:
         """Look for what is due at the end of this turn, when all that is to be called in it has been."""
@@ -228,7 +225,7 @@ class AsyncClient:
         """Leave nothing behind: no task, no timer, no connection, nobody waiting."""
         self._ended = True
         self._wake_with(None)
-        for future in list(self._open):
+        for future in [one for one in self._open if not one.done()]:
             future.set_exception(GenerationError("The client was closed.", code="closed"))
         for task in self._requests.values():
             task.cancel()
