@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import forebay
@@ -97,6 +98,12 @@ def test_the_data_plane_never_imports_engines_nor_engines_the_data_plane() -> No
             assert not any(module.startswith(("forebay.gateway", "forebay.replicas")) for module in imported), name
 
 
+@cache
+def imports_by_name() -> dict[str, set[str]]:
+    """What each module of ours imports."""
+    return {name_of(path): found for path, found in modules()}
+
+
 def cone_of(role: str) -> set[str]:
     """All modules that a role's command imports, however indirectly."""
     return all_behind(f"forebay.cli.{role}")
@@ -104,7 +111,7 @@ def cone_of(role: str) -> set[str]:
 
 def all_behind(module: str) -> set[str]:
     """A module of ours and all of ours that it imports, however indirectly."""
-    imports = {name_of(path): found for path, found in modules()}
+    imports = imports_by_name()
     seen: set[str] = set()
     frontier = [module]
     while frontier:
@@ -131,8 +138,8 @@ def test_the_client_knows_nothing_of_the_gateway_but_its_connections() -> None:
     others = {one for one in all_behind("forebay.client") if not one.startswith("forebay.client")}
     pool = all_behind("forebay.upstream.pool") | {"forebay.upstream.connection"}
     assert others <= pool, f"the client imports {others - pool}"
-    behind = {name_of(path): found for path, found in modules()}
-    libraries = {name.partition(".")[0] for module in all_behind("forebay.client") for name in behind[module]}
+    imports = imports_by_name()
+    libraries = {name.partition(".")[0] for module in all_behind("forebay.client") for name in imports[module]}
     assert not libraries & {"fastapi", "pydantic", "sqlalchemy", "typer", "uvicorn", "redis", "prometheus_client"}
 
 

@@ -137,8 +137,9 @@ def _result(choices: tuple[dict[str, Any], ...], usage: _Usage | None) -> Result
 
 
 def _counted(choices: tuple[dict[str, Any], ...]) -> Usage | None:
-    prompt, generated = choices[0].get("prompt_token_ids"), [choice.get("token_ids") for choice in choices]
-    if prompt is None or None in generated:
+    prompt = choices[0].get("prompt_token_ids")
+    generated = [ids for choice in choices if (ids := choice.get("token_ids")) is not None]
+    if prompt is None or len(generated) < len(choices):
         return None
     return Usage(len(prompt), sum(map(len, generated)))
 

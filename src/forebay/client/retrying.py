@@ -24,7 +24,7 @@ def wait_s(error: GenerationError, tries: int, random: float) -> float | None:
         return None
     if (told := error.retry_after_s) is not None:
         return told * (1 + JITTER * random) if told <= MOST_TOLD_S else None
-    return min(FIRST_WAIT_S * 2 ** (tries - 1), MOST_WAIT_S) * (1 - random / 2)
+    return min(FIRST_WAIT_S * 2.0 ** min(tries - 1, 10), MOST_WAIT_S) * (1 - random / 2)
 
 
 def is_too_much(error: GenerationError) -> bool:
