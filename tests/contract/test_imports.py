@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import forebay
@@ -10,6 +11,11 @@ ROOT = Path(forebay.__file__).parent
 PURE = (
     "policy/",
     "wire/",
+    "client/pace.py",
+    "client/batching.py",
+    "client/completions.py",
+    "client/retrying.py",
+    "client/result.py",
     "engines/lifecycle.py",
     "engines/backoff.py",
     "engines/spec.py",
@@ -92,11 +98,22 @@ def test_the_data_plane_never_imports_engines_nor_engines_the_data_plane() -> No
             assert not any(module.startswith(("forebay.gateway", "forebay.replicas")) for module in imported), name
 
 
+@cache
+def imports_by_name() -> dict[str, set[str]]:
+    """What each module of ours imports."""
+    return {name_of(path): found for path, found in modules()}
+
+
 def cone_of(role: str) -> set[str]:
     """All modules that a role's command imports, however indirectly."""
-    imports = {name_of(path): found for path, found in modules()}
+    return all_behind(f"forebay.cli.{role}")
+
+
+def all_behind(module: str) -> set[str]:
+    """A module of ours and all of ours that it imports, however indirectly."""
+    imports = imports_by_name()
     seen: set[str] = set()
-    frontier = [f"forebay.cli.{role}"]
+    frontier = [module]
     while frontier:
         if (module := frontier.pop()) in imports and module not in seen:
             seen.add(module)
@@ -114,6 +131,16 @@ def test_each_role_stays_in_its_cone() -> None:
     assert not {module for module in data_plane if module.startswith("forebay.engines")}
     assert {"forebay.engines.supervisor", "forebay.api.health", "forebay.cli.options"} <= agent
     assert {"forebay.gateway.pipeline", "forebay.engines.supervisor"} <= both
+
+
+def test_the_client_knows_nothing_of_the_gateway_but_its_connections() -> None:
+    """So that programs that call a gateway load little."""
+    others = {one for one in all_behind("forebay.client") if not one.startswith("forebay.client")}
+    pool = all_behind("forebay.upstream.pool") | {"forebay.upstream.connection"}
+    assert others <= pool, f"the client imports {others - pool}"
+    imports = imports_by_name()
+    libraries = {name.partition(".")[0] for module in all_behind("forebay.client") for name in imports[module]}
+    assert not libraries & {"fastapi", "pydantic", "sqlalchemy", "typer", "uvicorn", "redis", "prometheus_client"}
 
 
 def test_nothing_imports_the_engine_itself() -> None:
