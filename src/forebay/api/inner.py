@@ -80,16 +80,17 @@ def fields_of(lines: bytes) -> dict[str, str]:
 
 
 class EventStream(StreamingResponse):
-    """Events until their end, or until the caller goes: then the generator is closed, begun or not."""
+    """Events made of a call's blocks, until their end or until the caller goes: then the call is left, begun or not."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], lines: bytes) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], blocks: AsyncGenerator[bytes, None], lines: bytes) -> None:
         super().__init__(events, headers={**_STREAM_FIELDS, **fields_of(lines)})
-        self._events = events
+        self._generators = (events, blocks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._events.aclose()
+            for generator in self._generators:
+                await generator.aclose()

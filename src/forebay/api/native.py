@@ -5,7 +5,6 @@ Each prompt is a request of its own: keys, limits, queue, cache and metrics see 
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from time import monotonic
 from typing import Any
 
@@ -143,18 +142,17 @@ async def _streamed(request: Request, what: Generate) -> Response:
     if first is None:
         return Response(status_code=GONE)
     facts = {"model_name": call.exchange.model, "request_id": call.exchange.request_id}
-    return EventStream(_retold(first, blocks, facts, began), call.exchange.lines)
+    return EventStream(_retold(first, blocks, facts, began), blocks, call.exchange.lines)
 
 
 async def _retold(
     block: bytes | None, blocks: AsyncGenerator[bytes, None], facts: dict[str, Any], began: float
 ) -> AsyncGenerator[bytes, None]:
     retelling = Retelling()
-    async with aclosing(blocks):
-        while block is not None:
-            if told := retelling.take(block):
-                yield told
-            block = await anext(blocks, None)
+    while block is not None:
+        if told := retelling.take(block):
+            yield told
+        block = await anext(blocks, None)
     yield retelling.end({**facts, "generation_time": _since(began)})
 
 
