@@ -46,7 +46,9 @@ async def test_what_is_said_of_sampling_reaches_the_engine(start_gateway: StartG
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
         assert (await post(running, "/generate", prompt="p", **said)).status == 200
         assert asked(engine) == {"model": "fake-model", "prompt": "p", "max_tokens": 256, **said}
-        assert (await post(running, "/generate", prompt="p", preset="balanced", top_p=0.5, temperature=None)).status == 200
+        assert (
+            await post(running, "/generate", prompt="p", preset="balanced", top_p=0.5, temperature=None)
+        ).status == 200
         assert (asked(engine)["temperature"], asked(engine)["top_p"]) == (0.7, 0.5)
         assert (await post(running, "/generate", prompt="p", model="fake-model:creative")).status == 200
         assert (asked(engine)["temperature"], asked(engine)["model"]) == (1.0, "fake-model")
@@ -85,8 +87,11 @@ async def test_what_is_wrong_is_refused_by_its_name(start_gateway: StartGateway,
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"[]", b"5", b'{"prompt":"a","prompt":"b"}', b'{"prompt":"\xff"}', b'{"x":' + b"[" * 500, b'"{"' * 300]
-    + [b'{"prompt":"x","temperature":NaN}', b'{"prompt":"\\ud800"}'],
+    [
+        *(b"{", b"[]", b"5", b'{"x":' + b"[" * 500, b'"{"' * 300),
+        *(b'{"prompt":"a","prompt":"b"}', b'{"prompt":"\xff"}', b'{"prompt":"\\ud800"}'),
+        b'{"prompt":"x","temperature":NaN}',
+    ],
 )
 async def test_a_body_that_is_no_plain_object_is_refused(start_gateway: StartGateway, body: bytes) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
@@ -227,7 +232,11 @@ async def test_each_prompt_has_its_own_result_in_its_place(start_gateway: StartG
         engine.default = lambda record: Behaviour(tokens=len(record.body["prompt"]))
         prompts = ["x" * n for n in (3, 1, 2)]
         told = (await post(running, path, {"x-request-id": "mine"}, prompts=prompts, max_tokens=9, seed=4)).json()
-        assert [(one["index"], one["result"]["tokens_generated"]) for one in told["results"]] == [(0, 3), (1, 1), (2, 2)]
+        assert [(one["index"], one["result"]["tokens_generated"]) for one in told["results"]] == [
+            (0, 3),
+            (1, 1),
+            (2, 2),
+        ]
         assert [one["result"]["request_id"] for one in told["results"]] == ["mine-0", "mine-1", "mine-2"]
         assert (told["succeeded"], told["failed"]) == (3, 0)
         assert all(one["error"] is None for one in told["results"])
@@ -260,7 +269,10 @@ async def test_each_prompt_counts_for_limits(start_gateway: StartGateway) -> Non
 
 
 async def test_a_batch_never_has_more_under_way_than_its_caller_may(start_gateway: StartGateway) -> None:
-    async with FakeEngine(token_delay_s=0.002) as engine, start_gateway(engine.url, key_limits={"concurrency": 2}) as running:
+    async with (
+        FakeEngine(token_delay_s=0.002) as engine,
+        start_gateway(engine.url, key_limits={"concurrency": 2}) as running,
+    ):
         told = (await post(running, "/generate/batch", prompts=["a"] * 8, max_tokens=2)).json()
         assert (told["succeeded"], told["failed"]) == (8, 0)
 

@@ -57,7 +57,7 @@ async def runtime(request: Request) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, Any]:
-    found = {}
+    found: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

@@ -111,7 +111,9 @@ async def _whole(request: Request, what: Generate | CachedGenerate, headers: dic
 
 async def _side_by_side(request: Request, body: dict[str, Any], prompts: list[str]) -> list[PromptResult]:
     """All prompts, as many at once as the caller may have."""
-    room = asyncio.Semaphore(min(AT_ONCE, _principal(request).limits.concurrency or AT_ONCE))
+    address = request.client.host if request.client is not None else ""
+    may_have = request.app.state.gateway.local_limits.most_at_once(_principal(request), address)
+    room = asyncio.Semaphore(min(AT_ONCE, may_have or AT_ONCE))
 
     async def one(index: int, prompt: str) -> PromptResult:
         async with room:
@@ -121,9 +123,9 @@ async def _side_by_side(request: Request, body: dict[str, Any], prompts: list[st
             return PromptResult(index=index, error=_error_of(answered))
         try:
             return PromptResult(index=index, result=_generated(answered, began))
-        except BadGateway as wrong:
-            said = {"message": wrong.message, "type": wrong.type, "param": wrong.param, "code": wrong.code}
-            return PromptResult(index=index, error=ErrorOfPrompt(**said, status=wrong.status))
+        except BadGateway as no:
+            error = ErrorOfPrompt(message=no.message, type=no.type, param=no.param, code=no.code, status=no.status)
+            return PromptResult(index=index, error=error)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(index, prompt)) for index, prompt in enumerate(prompts)]

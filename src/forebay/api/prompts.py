@@ -73,7 +73,7 @@ class ErrorOfPrompt(BaseModel):
     type: str
     param: str | None
     code: str
-    retry_after: int | None = Field(None, description="Seconds after which to ask again, where that helps.")
+    retry_after: int | None = Field(default=None, description="Seconds after which to ask again, where that helps.")
 
 
 class PromptResult(BaseModel):
