@@ -26,7 +26,9 @@ from forebay.api.prompts import (
     PromptResult,
     Sampling,
 )
+from forebay.gateway.errors import error_body
 from forebay.gateway.inner import Answered, Refused
+from forebay.gateway.routes import Dialect
 from forebay.policy.auth import Principal
 from forebay.refusals import BadGateway, BadRequest
 from forebay.replicas.pool import no_such_model
@@ -120,12 +122,11 @@ async def _side_by_side(request: Request, body: dict[str, Any], prompts: list[st
             began = monotonic()
             answered = await ask(request, _COMPLETIONS, {**body, "prompt": prompt}, part=index).answer()
         if not answered.ok:
-            return PromptResult(index=index, error=_error_of(answered))
+            return PromptResult(index=index, error=_error_of(answered.status, answered.body, answered.lines))
         try:
             return PromptResult(index=index, result=_generated(answered, began))
         except BadGateway as no:
-            error = ErrorOfPrompt(message=no.message, type=no.type, param=no.param, code=no.code, status=no.status)
-            return PromptResult(index=index, error=error)
+            return PromptResult(index=index, error=_error_of(no.status, error_body(no, Dialect.OPENAI, "")))
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(index, prompt)) for index, prompt in enumerate(prompts)]
@@ -180,10 +181,10 @@ def _generated(answered: Answered, began: float) -> Generated:
     )
 
 
-def _error_of(answered: Answered) -> ErrorOfPrompt:
-    retry_after = fields_of(answered.lines).get("retry-after")
-    told = msgspec.json.decode(answered.body)["error"]
-    return ErrorOfPrompt(**told, status=answered.status, retry_after=int(retry_after) if retry_after else None)
+def _error_of(status: int, body: bytes, lines: bytes = b"") -> ErrorOfPrompt:
+    retry_after = fields_of(lines).get("retry-after")
+    told = msgspec.json.decode(body)["error"]
+    return ErrorOfPrompt(**told, status=status, retry_after=int(retry_after) if retry_after else None)
 
 
 def _principal(request: Request) -> Principal:
