@@ -47,7 +47,7 @@ async def what_it_shows(process: asyncio.subprocess.Process, engine: FakeEngine)
         answer = await fetch(url, "GET", "/metrics", **headers)
         assert answer.status == (200 if key == "canary-caller" else 401)
         shown += answer.body.decode()
-    for path in ("/admin/v1/openapi.json", "/admin/v1/audit", "/admin/v1/usage", "/admin/v1/keys"):
+    for path in ("/admin/v1/openapi.json", "/admin/v1/audit", "/admin/v1/usage", "/admin/v1/keys", "/debug/runtime"):
         answer = await fetch(url, "GET", path, authorization="Bearer canary-admin")
         assert answer.status == 200, path
         shown += answer.body.decode()

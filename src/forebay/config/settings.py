@@ -19,6 +19,7 @@ from forebay.config.groups.drain import DrainSettings
 from forebay.config.groups.engine import EngineSettings
 from forebay.config.groups.keys import KeySettings
 from forebay.config.groups.limits import LimitSettings
+from forebay.config.groups.native import NativeSettings
 from forebay.config.groups.requests import RequestSettings
 from forebay.config.groups.server import ServerSettings
 from forebay.config.groups.shared import SharedSettings
@@ -43,6 +44,7 @@ class Settings(
     SharedSettings,
     CacheSettings,
     AdmissionSettings,
+    NativeSettings,
     RequestSettings,
     TokenSettings,
     UsageSettings,

@@ -119,7 +119,7 @@ def parse_text(field: FieldInfo, text: str) -> Any:
     """Split a flat text into what a list or table field holds; leave all else to pydantic."""
     extra: Any = field.json_schema_extra
     kind = str(field.annotation)
-    if kind.startswith("tuple[dict") or kind.endswith("Price]"):
+    if kind.startswith("tuple[dict") or kind.endswith(("Price]", "Preset]")):
         return _from_json(text)
     if kind.startswith("tuple["):
         return tuple(part.strip() for part in text.split(extra["separator"]) if part.strip())

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,10 @@ class Supervisor:
     @property
     def name(self) -> str:
         return self._spec.name
+
+    @property
+    def command(self) -> Sequence[str]:
+        return self._spec.argv
 
     @property
     def state(self) -> State:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import admin, health, keys, models, usage
+from forebay.api import about, admin, debug, health, keys, models, native, usage
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
 log = logging.getLogger("forebay.access")
 
-OPEN = (health.router,)
-KEYED = (models.router, health.metrics_router)  # metrics may be opened: `metrics_public`
-ADMIN = (admin.router, keys.router, usage.router)
+OPEN = (health.router, about.router)
+INFERENCE = (models.router, native.router)
+KEYED = (*INFERENCE, health.metrics_router)  # metrics may be opened: `metrics_public`
+ADMIN = (admin.router, keys.router, usage.router, debug.router)
 
 
 def make_app(gateway: "Gateway") -> FastAPI:
     """The application over one gateway."""
     app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = app.state.role = gateway
+    app.state.started_at = monotonic()
+    app.state.about = about.About((*OPEN, *KEYED))
 
     def needs(scope: str) -> list[Any]:
         """What lets a request through if its key has a scope; nobody is an administrator without saying who."""
@@ -48,12 +51,16 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
         return [Depends(admit)]
 
-    administrators = needs("admin")
-    app.state.admit_administrator = administrators[0].dependency  # asked before a body is read, too
+    callers, administrators = needs("inference"), needs("admin")
+    app.state.admit = {
+        "inference": callers[0].dependency,
+        "admin": administrators[0].dependency,
+    }  # before a body is read
     metrics_need = [] if gateway.settings.metrics_public else needs("metrics")
     for router in OPEN:
         app.include_router(router)
-    app.include_router(models.router, dependencies=needs("inference"))
+    for router in INFERENCE:
+        app.include_router(router, dependencies=callers)
     app.include_router(health.metrics_router, dependencies=metrics_need)
     for router in ADMIN:
         app.include_router(router, dependencies=administrators)
@@ -74,6 +81,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
                 "x-request-id",
                 "traceparent",
                 "x-forebay-cache",
+                "x-forebay-preset",
             ],
             expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry", "x-forebay-cache"],
         )

@@ -98,6 +98,7 @@ class Gateway:
             body_limits=tuning.body_limits,
             relay_limits=tuning.relay_limits,
             cache=self.caching if settings.cache_max_bytes else None,
+            presets=tuning.presets,
             forward_priority=settings.forward_priority,
             default_max_tokens=settings.default_max_tokens,
         )
@@ -184,6 +185,7 @@ class Gateway:
         pipeline.forward_priority = settings.forward_priority
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
+        pipeline.presets = tuning.presets
         for connection in self.connections:
             connection.change(settings)
 

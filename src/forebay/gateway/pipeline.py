@@ -24,6 +24,7 @@ from forebay.policy.auth import ANONYMOUS, Authenticator, Found, Principal, pres
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
+from forebay.policy.presets import Presets, split_model
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
 from forebay.policy.verdict import Outcome
@@ -32,6 +33,7 @@ from forebay.refusals import (
     Draining,
     EngineUnavailable,
     InternalError,
+    ModelNotFound,
     NotFound,
     Refusal,
     UnsupportedMediaType,
@@ -39,9 +41,11 @@ from forebay.refusals import (
 from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
-from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
+from forebay.wire.body import BodyLimits, Demand, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
+
+PRESET_HEADER = b"x-forebay-preset"
 
 
 class LimitsView(Protocol):
@@ -65,6 +69,7 @@ class Pipeline:
         body_limits: BodyLimits,
         relay_limits: RelayLimits,
         cache: Caching | None = None,
+        presets: Presets | None = None,
         forward_priority: bool = False,
         default_max_tokens: int,
     ) -> None:
@@ -79,6 +84,7 @@ class Pipeline:
         self.body_limits = body_limits
         self.relay_limits = relay_limits
         self.cache = cache
+        self.presets = presets or Presets({})
         self.forward_priority = forward_priority
         self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
@@ -280,11 +286,20 @@ class Pipeline:
         demand = exchange.demand = read_demand(exchange.body, self.body_limits)
         if demand.model is None and route.model_required:
             raise BadRequest("Name a model in 'model'; GET /v1/models lists them.", param="model")
-        model = self.replicas.resolve(demand.model)
+        asked = demand.model
+        try:
+            model = self.replicas.resolve(asked)
+        except ModelNotFound:
+            model = self._with_preset_behind(demand)
         assert exchange.principal is not None
         if exchange.principal.models is not None and not exchange.principal.may_use(model, demand.model):
-            raise no_such_model(demand.model)
+            raise no_such_model(asked)
         exchange.model = model
+        if demand.preset is not None or PRESET_HEADER in exchange.headers:
+            name = (
+                exchange.headers.get(PRESET_HEADER, b"").decode("latin-1") if demand.preset is None else demand.preset
+            )
+            exchange.body = self.presets.fill(exchange.body, name, route.sampling, demand.model)
         only = None
         if demand.previous_response_id is not None:
             only = self._holder(exchange, demand.previous_response_id)
@@ -299,6 +314,19 @@ class Pipeline:
         exchange.resumable = demand.resumable and route.resumable
         ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
         return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids), only
+
+    def _with_preset_behind(self, demand: Demand) -> str:
+        """The model of a name that is none, but one with a preset behind it. Raises `ModelNotFound`."""
+        whole = demand.model
+        if (parts := split_model(whole)) is None:
+            raise no_such_model(whole)
+        try:
+            model = self.replicas.resolve(parts[0])
+        except ModelNotFound:
+            raise no_such_model(whole) from None
+        demand.model = parts[0]
+        demand.preset = demand.preset or parts[1]
+        return model
 
     def _tokens_at_most(self, exchange: Exchange) -> int:
         """About how many tokens limits have to reserve; 0 for what no engine's core works on."""

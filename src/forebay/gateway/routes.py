@@ -27,7 +27,8 @@ class Route:
     none where there is never a stream;
     `generates` tells that the engine's core works on it, not its front alone; `resumable` that another engine can go on
     with a stream of it, `chat` in which form; `cacheable` that the same question may be answered from memory, `samples`
-    that its answers are drawn unless the request says otherwise."""
+    that its answers are drawn unless the request says otherwise; `sampling` are the fields that it takes of a preset,
+    None for all."""
 
     name: str
     method: bytes
@@ -42,9 +43,11 @@ class Route:
     chat: bool = False
     cacheable: bool = False
     samples: bool = True
+    sampling: frozenset[str] | None = frozenset()
     response_id: str | None = None
 
 
+_FEW = frozenset({"temperature", "top_p", "top_k"})
 _RESPONSES_END = (b"event: response.completed", b"event: response.incomplete", b"event: response.failed")
 _RELAYED = (
     Route(
@@ -55,11 +58,28 @@ _RELAYED = (
         resumable=True,
         chat=True,
         cacheable=True,
+        sampling=None,
     ),
-    Route("completions", b"POST", b"/v1/completions", usage_on_request=True, resumable=True, cacheable=True),
+    Route(
+        "completions",
+        b"POST",
+        b"/v1/completions",
+        usage_on_request=True,
+        resumable=True,
+        cacheable=True,
+        sampling=None,
+    ),
     Route("embeddings", b"POST", b"/v1/embeddings", stream_ends=(), cacheable=True, samples=False),
-    Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True),
-    Route("messages", b"POST", b"/v1/messages", Dialect.ANTHROPIC, (b"event: message_stop",), cacheable=True),
+    Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True, sampling=_FEW),
+    Route(
+        "messages",
+        b"POST",
+        b"/v1/messages",
+        Dialect.ANTHROPIC,
+        (b"event: message_stop",),
+        cacheable=True,
+        sampling=_FEW,
+    ),
     Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC, (), generates=False),
     Route("tokenize", b"POST", b"/tokenize", stream_ends=(), model_required=False, generates=False),
     Route("detokenize", b"POST", b"/detokenize", stream_ends=(), model_required=False, generates=False),

@@ -7,6 +7,7 @@ from forebay.gateway.caching import CacheLimits
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.auth import ANONYMOUS, Authenticator, KeyLimits, fixed_keys
 from forebay.policy.line import AdmissionRules
+from forebay.policy.presets import Presets
 from forebay.policy.routing import Routing
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source
@@ -25,6 +26,7 @@ class Tuning:
     body_limits: BodyLimits
     relay_limits: RelayLimits
     cache_limits: CacheLimits
+    presets: Presets
     sources: list[Source] | None  # None where they stay those that there are
 
     @classmethod
@@ -76,6 +78,7 @@ class Tuning:
                 max_bytes=settings.cache_max_bytes,
                 wait_s=settings.cache_wait_s,
             ),
+            presets=Presets(settings.presets),
         )
 
 

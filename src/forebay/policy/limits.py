@@ -213,19 +213,29 @@ class Limits:
                 else:
                     bindings[key] = binding  # looked at last the next time
 
-    def _bind(self, principal: Principal, address: str) -> Binding:
-        """Find the accounts of a principal; of one whose limits have changed too."""
-        anonymous = principal.key_id == _ANONYMOUS
-        bindings, key = (self._of_addresses, address) if anonymous else (self._of_keys, principal.key_id)
-        old = bindings.pop(key, None)
+    def most_at_once(self, principal: Principal, address: str) -> int | None:
+        """How many requests a caller may have under way; None where that is not bounded."""
+        bounds = [limits.concurrency for _, limits in self._subjects(principal, address)]
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+    def _subjects(self, principal: Principal, address: str) -> list[tuple[str, KeyLimits]]:
+        """Whose limits hold for a principal, and which."""
         defaults = self._defaults
         subjects = [
             (f"key:{principal.key_id}", merged(principal.limits, defaults.key)),
             (f"tenant:{principal.tenant}", merged(principal.tenant_limits, defaults.tenant)),
             ("all", defaults.everybody),
         ]
-        if anonymous:
+        if principal.key_id == _ANONYMOUS:
             subjects.append((f"address:{network_of(address)}", defaults.address))
+        return subjects
+
+    def _bind(self, principal: Principal, address: str) -> Binding:
+        """Find the accounts of a principal; of one whose limits have changed too."""
+        anonymous = principal.key_id == _ANONYMOUS
+        bindings, key = (self._of_addresses, address) if anonymous else (self._of_keys, principal.key_id)
+        old = bindings.pop(key, None)
+        subjects = self._subjects(principal, address)
         accounts = tuple(self._account(name, limits) for name, limits in subjects if limits != UNLIMITED)
         for account in accounts:
             account.holders += 1

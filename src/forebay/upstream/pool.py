@@ -78,6 +78,9 @@ class UpstreamPool:
     def __repr__(self) -> str:
         return f"<UpstreamPool {self.address} idle={len(self._idle)} all={len(self._all)}>"
 
+    def describe(self) -> dict[str, int]:
+        return {"open": len(self._all), "idle": len(self._idle)}
+
     @property
     def full(self) -> bool:
         """Whether a request would need a connection more than allowed."""

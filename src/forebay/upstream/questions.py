@@ -11,6 +11,7 @@ STEP_COUNTER = b"vllm:iteration_tokens_total_count"
 RUNNING = b"vllm:num_requests_running"
 WAITING = b"vllm:num_requests_waiting"
 WARM_PROMPT = "The"
+_MAX_VERSION = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,17 @@ async def generate(
     """Ask for a completion; return status and body. Raises `Failure` where no answer came."""
     body = {"model": model, "prompt": prompt, "max_tokens": tokens}
     return await fetch(pool, _request(pool, "POST /v1/completions", key, body), timeout_s)
+
+
+async def read_version(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> str:
+    """The engine's own version. Raises `Failure`."""
+    status, told = await fetch(pool, _request(pool, "GET /version", key), timeout_s)
+    if status != 200:
+        raise Failure("invalid", f"/version answered {status}")
+    try:
+        return str(json.loads(told)["version"])[:_MAX_VERSION]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Failure("invalid", "/version tells none") from None
 
 
 async def put_to_sleep(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> None:

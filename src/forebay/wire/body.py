@@ -64,6 +64,7 @@ class _Body(_Usual):
     prompt_logprobs: int | None = None
     stop: str | list[str] | None = None
     previous_response_id: str | None = None
+    preset: str | None = None
     # The engine's own controls; see `_read_seldom`.
     priority: Raw | UnsetType = UNSET
     request_id: Raw | UnsetType = UNSET
@@ -119,7 +120,8 @@ class BodyLimits:
 
 class Demand(msgspec.Struct):
     """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it;
-    `resumable` whether its stream is plain text that another engine could go on with."""
+    `resumable` whether its stream is plain text that another engine could go on with; `preset` names values that the
+    body shall be filled in with."""
 
     model: str | None
     stream: bool
@@ -129,6 +131,7 @@ class Demand(msgspec.Struct):
     max_tokens: int | None
     n: int = 1
     previous_response_id: str | None = None
+    preset: str | None = None
 
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
@@ -191,6 +194,7 @@ def _read_seldom(body: bytes, limits: BodyLimits, demand: Demand) -> None:
     demand.max_tokens = demand.max_tokens or fields.max_output_tokens
     demand.n = fields.n or 1
     demand.previous_response_id = fields.previous_response_id
+    demand.preset = fields.preset
     demand.resumable = demand.stream and _is_single(fields) and _has_only_text(fields)
 
 
