@@ -29,7 +29,9 @@ def chosen(fixed: int, turns: Sequence[tuple[int, int]], hint: int, room: int) -
 
 
 # A turn's bytes, and its tokens: at most as many.
-TURNS = st.lists(st.integers(1, 4000).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size))), max_size=300)
+TURNS = st.lists(
+    st.integers(1, 4000).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size))), max_size=300
+)
 
 
 @given(st.integers(0, 2000), TURNS, st.floats(0, 1), st.integers(64, 20_000))

@@ -44,22 +44,22 @@ class EventStream(StreamingResponse):
     """A stream whose first block is there. It is closed when it ends, and when the caller leaves."""
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+        self._rest = rest
         self._blocks = _told(first, rest)
         super().__init__(self._blocks, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._blocks):
+        async with aclosing(self._rest), aclosing(self._blocks):  # the inner one may never have been begun
             await super().__call__(scope, receive, send)
 
 
 async def _told(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(rest):
-        yield first
-        try:
-            async for block in rest:
-                yield block
-        except Refusal as refusal:
-            yield error_events(refusal, Dialect.OPENAI, 0)
+    yield first
+    try:
+        async for block in rest:
+            yield block
+    except Refusal as refusal:
+        yield error_events(refusal, Dialect.OPENAI, 0)
 
 
 def response_of(answered: Answered) -> Response:

@@ -10,7 +10,7 @@ repeated.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from time import time
@@ -82,14 +82,14 @@ class Talk:
         self._usage: dict[str, Any] = {}
         self._storing: asyncio.Task[int] | None = None
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as a chat's stream. Raises `Refused` before the first block, and `Refusal` there or where it
         cannot be stored; who closes it leaves."""
         with told():
             turn = await self._turns.take(self._post.principal.tenant, self._post.conversation)
         try:
             with told():
-                conversation, history = await self._turns.history(turn)
+                conversation, history = await self._turns.do(self._turns.store.history, turn)
             self._check_room(conversation)
             async with aclosing(self._answer(conversation, history)) as blocks:
                 async for block in blocks:
@@ -106,7 +106,7 @@ class Talk:
             full = f"The conversation has {conversation.messages} messages and may have no more; begin another one."
             raise Conflict(full, code="conversation_full", should_retry=False)
 
-    async def _answer(self, conversation: Conversation, history: Sequence[Message]) -> AsyncIterator[bytes]:
+    async def _answer(self, conversation: Conversation, history: Sequence[Message]) -> AsyncGenerator[bytes, None]:
         """Ask, and once more with an exact count where it turns out that we were wrong about what fits."""
         for exactly in (False, True):
             prompt = self._prompt = await self._choose(conversation, history, exactly=exactly)

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from forebay.config.settings import Settings
-from forebay.store.conversations import Conversation, ConversationStore, Message, Turn
+from forebay.store.conversations import ConversationStore, Message, Turn
 from forebay.store.database import Database, why
 
 log = logging.getLogger("forebay.conversations")
@@ -24,6 +24,7 @@ THREADS = 2  # of the database's four connections; keys are looked up with the o
 POLL_S = 0.1  # where another gateway's turn is before ours
 SWEEP_EVERY_S = 60.0
 SWEPT_AT_ONCE = 100
+CLOSE_S = 2.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -46,12 +47,16 @@ class Turns:
     def __repr__(self) -> str:
         return f"<Turns {sum(map(len, self._held.values()))} in {len(self._held)} conversations>"
 
+    async def do(self, what: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One call of the store. Raises what that raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: what(*args, **kwargs))
+
     async def take(self, tenant: str, conversation: str) -> Turn:
         """Wait for a turn. Raises what `ConversationStore.arrive` and `is_first` raise, or `TurnTimeout`."""
         settings = self._settings()
         lease_s, most_waiting = settings.conversation_lease_s, settings.max_waiting_posts
         arriving = asyncio.ensure_future(
-            self._in_thread(self.store.arrive, tenant, conversation, time(), lease_s, most_waiting)
+            self.do(self.store.arrive, tenant, conversation, time(), lease_s, most_waiting)
         )
         try:
             turn = await asyncio.shield(arriving)
@@ -68,15 +73,11 @@ class Turns:
 
     def give_up(self, turn: Turn) -> None:
         """Leave a turn without a word."""
-        self._end(turn, self._in_thread(self.store.leave, turn))
+        self._end(turn, self.do(self.store.leave, turn))
 
     def finish(self, turn: Turn, question: Message, answer: Message) -> "asyncio.Task[int]":
         """Store what was said; the task tells the answer's position, and goes on where nobody waits for it."""
-        return self._end(turn, self._in_thread(self.store.finish, turn, question, answer))
-
-    async def history(self, turn: Turn) -> tuple[Conversation, list[Message]]:
-        """What has been said before. Raises `UnknownConversation`."""
-        return await self._in_thread(self.store.history, turn)
+        return self._end(turn, self.do(self.store.finish, turn, question, answer))
 
     async def run(self) -> None:
         """Renew what is held and sweep away what is over, for as long as the gateway runs."""
@@ -86,16 +87,18 @@ class Turns:
                 await self._renew()
                 if monotonic() - swept_at >= SWEEP_EVERY_S:
                     swept_at = monotonic()
-                    while await self._in_thread(self.store.sweep, time(), SWEPT_AT_ONCE) == SWEPT_AT_ONCE:
+                    while await self.do(self.store.sweep, time(), SWEPT_AT_ONCE) == SWEPT_AT_ONCE:
                         pass
             except SQLAlchemyError as failure:
                 log.warning("conversations cannot be kept up just now", extra={"why": why(failure)})
             await asyncio.sleep(self._settings().conversation_lease_s / 4)
 
     async def close(self) -> None:
-        """Return when all that was begun is stored."""
-        await asyncio.gather(*self._endings, return_exceptions=True)
-        self._threads.shutdown()
+        """Return when all that was begun is stored, or it has taken long."""
+        until = monotonic() + CLOSE_S
+        while self._held and monotonic() < until:
+            await asyncio.sleep(0.01)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _hold(self, turn: Turn) -> None:
         self._held.setdefault(turn.conversation, {})[turn.number] = turn
@@ -109,14 +112,14 @@ class Turns:
     async def _renew(self) -> None:
         held = [turn for turns in self._held.values() for turn in turns.values()]
         if held:
-            await self._in_thread(self.store.renew, held, time(), self._settings().conversation_lease_s)
+            await self.do(self.store.renew, held, time(), self._settings().conversation_lease_s)
 
     async def _wait(self, turn: Turn, until: float) -> None:
         first = turn.first
         while not first:
             news = self._news
             if turn.number == min(self._held[turn.conversation]):
-                first = await self._in_thread(self.store.is_first, turn, time())
+                first = await self.do(self.store.is_first, turn, time())
                 if first:
                     return
             try:
@@ -142,6 +145,3 @@ class Turns:
         if not task.cancelled() and (failure := task.exception()) is not None:
             told = why(failure) if isinstance(failure, SQLAlchemyError) else type(failure).__name__
             log.warning("a turn was not stored", extra={"conversation": turn.conversation, "why": told})
-
-    async def _in_thread(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: do(*args, **kwargs))
