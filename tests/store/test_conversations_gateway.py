@@ -243,7 +243,10 @@ async def test_who_leaves_while_waiting_leaves_nothing(flags: dict[str, Any], st
 async def test_an_engine_that_fails_leaves_nothing_and_the_post_can_be_repeated(
     stream: bool, flags: dict[str, Any], start_gateway: StartGateway
 ) -> None:
-    async with FakeEngine() as engine, start_gateway(engine.url, **flags, takeover_attempts=0) as running:
+    async with (
+        FakeEngine(token_delay_s=0.01) as engine,
+        start_gateway(engine.url, **flags, takeover_attempts=0) as running,
+    ):
         one = await begun(running.url)
         engine.default = Behaviour(status=500)
         assert (await post(running.url, one, stream=stream)).status == 503

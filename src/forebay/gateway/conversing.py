@@ -20,7 +20,7 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from forebay.gateway.inner import Answered, InnerCall, Refused
-from forebay.gateway.routes import ROUTES
+from forebay.gateway.routes import ROUTES, Route
 from forebay.policy.auth import Principal
 from forebay.policy.trimming import choose_cut, is_settled, most_tokens, room_for_prompt
 from forebay.refusals import Conflict, ContextTooLong, NotFound, Unavailable
@@ -184,7 +184,7 @@ class Talk:
         said = [{"role": message.role, "content": message.content} for message in history]
         return [*system, *said, {"role": "user", "content": self._post.content}]
 
-    def _call(self, route: Any, body: dict[str, Any]) -> InnerCall:
+    def _call(self, route: Route, body: dict[str, Any]) -> InnerCall:
         post = self._post
         headers = {**post.headers, b"x-session-id": post.conversation.encode()}
         text = msgspec.json.encode(body)
