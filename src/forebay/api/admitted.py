@@ -1,5 +1,6 @@
-"""What is sent to Forebay itself is read once it is known who sends it, and only if it can be read in one way."""
+"""What callers and administrators send is read once it is known who they are, and only if it can be read in one way."""
 
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -8,33 +9,38 @@ from fastapi.routing import APIRoute
 
 from forebay.refusals import InvalidJSON
 from forebay.wire.plain import plain_object
+from forebay.wire.shape import check_parts
 
 
 class AdmittedRoute(APIRoute):
     """A route for administrators. FastAPI would read and decode anybody's body before its dependencies ask who calls,
     and take the last of two members with one name."""
 
-    door = "admit_administrator"
+    scope = "admin"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
 
         async def admit_and_answer(request: Request) -> Response:
-            await getattr(request.app.state, self.door)(request)
+            await request.app.state.admit[self.scope](request)
             if body := await request.body():
-                _check(body)
+                settings = request.app.state.gateway.settings
+                _check(body, settings.max_json_depth, settings.max_json_parts)
             return await answer(request)
 
         return admit_and_answer
 
 
-class CallerRoute(AdmittedRoute):
-    """The same for whoever may use the engines."""
+class CallersRoute(AdmittedRoute):
+    """The same for callers (scope `inference`)."""
 
-    door = "admit_caller"
+    scope = "inference"
 
 
-def _check(body: bytes) -> None:
+def _check(body: bytes, most_deep: int, most_parts: int) -> None:
+    with contextlib.suppress(ValueError):  # what is no JSON has no shape
+        if body.count(b"{") + body.count(b"[") > most_deep:
+            check_parts(body, most_deep, most_parts)
     try:
         plain_object(body)
     except ValueError as wrong:

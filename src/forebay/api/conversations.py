@@ -1,11 +1,12 @@
 """Conversations: kept by Forebay, so that a caller sends what is new and nothing else. Each belongs to its tenant."""
 
+from collections.abc import AsyncGenerator
 from time import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from forebay.api.admitted import CallerRoute
+from forebay.api.admitted import CallersRoute
 from forebay.api.conversation_forms import (
     Conversation,
     ConversationPage,
@@ -17,11 +18,13 @@ from forebay.api.conversation_forms import (
     Reply,
     Usage,
 )
-from forebay.api.streams import ClientLeft, EventStream, response_of, to_the_end, unless_left
+from forebay.api.inner import GONE, EventStream, passed_back, unless_gone
 from forebay.gateway.conversing import Post, Talk, told
+from forebay.gateway.errors import error_events
 from forebay.gateway.inner import Refused
+from forebay.gateway.routes import Dialect
 from forebay.policy.auth import Principal
-from forebay.refusals import BadRequest, NotFound, Unavailable
+from forebay.refusals import BadRequest, NotFound, Refusal, Unavailable
 from forebay.replicas.pool import no_such_model
 from forebay.store import conversations as store
 from forebay.store.conversations import new_id
@@ -29,10 +32,9 @@ from forebay.store.turns import Turns
 
 PAGE = 20
 MOST_ON_PAGE = 100  # a message may be long
-CLIENT_LEFT = 499
-PASSED_ON = (b"traceparent", b"x-request-timeout-ms")
+PASSED_ON = (b"traceparent", b"x-request-timeout-ms", b"x-stainless-read-timeout")
 PRINTABLE = r"^[\x21-\x7e]*$"
-router = APIRouter(prefix="/v1/conversations", tags=["conversations"], route_class=CallerRoute)
+router = APIRouter(prefix="/v1/conversations", tags=["conversations"], route_class=CallersRoute)
 
 
 Id = Annotated[str, Path(max_length=64, pattern=PRINTABLE, description="The conversation's id.")]
@@ -106,17 +108,35 @@ async def post_message(request: Request, conversation_id: Id, new: NewMessage) -
     talk = Talk(gateway.pipeline, turns, gateway.settings, _post(request, conversation_id, new))
     events = talk.events()
     try:
-        if new.stream:
-            return EventStream(await unless_left(request, anext(events)), events)
-        await unless_left(request, to_the_end(events))
+        begun = await unless_gone(request, anext(events) if new.stream else _last(events))
     except Refused as refused:
-        return response_of(refused.answered)
-    except ClientLeft:
-        return Response(status_code=CLIENT_LEFT)
+        return passed_back(refused.answered)
+    if begun is None:
+        return Response(status_code=GONE)
+    if new.stream:
+        return EventStream(_told(begun, events), events, b"")
     if talk.reply is None:
         failed = "The engine failed before the answer was complete. Nothing is stored: post it again."
         raise Unavailable(failed, code="engine_error", retry_after_s=1)
     return _reply(conversation_id, talk.reply)
+
+
+async def _last(events: AsyncGenerator[bytes, None]) -> bytes:
+    """Take all there is."""
+    last = b""
+    async for block in events:
+        last = block
+    return last
+
+
+async def _told(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """A stream, with what goes wrong in it said as its last event."""
+    yield first
+    try:
+        async for block in rest:
+            yield block
+    except Refusal as refusal:
+        yield error_events(refusal, Dialect.OPENAI, 0)
 
 
 def _turns(request: Request) -> Turns:

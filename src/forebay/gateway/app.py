@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("forebay.access")
 
 OPEN = (health.router,)
-KEYED = (models.router, conversations.router, health.metrics_router)  # metrics may be opened: `metrics_public`
+INFERENCE = (models.router, conversations.router)
+KEYED = (*INFERENCE, health.metrics_router)  # metrics may be opened: `metrics_public`
 ADMIN = (admin.router, keys.router, usage.router)
 
 
@@ -48,14 +49,15 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
         return [Depends(admit)]
 
-    administrators = needs("admin")
-    callers = needs("inference")
-    app.state.admit_administrator = administrators[0].dependency  # asked before a body is read, too
-    app.state.admit_caller = callers[0].dependency
+    callers, administrators = needs("inference"), needs("admin")
+    app.state.admit = {
+        "inference": callers[0].dependency,
+        "admin": administrators[0].dependency,
+    }  # before a body is read
     metrics_need = [] if gateway.settings.metrics_public else needs("metrics")
     for router in OPEN:
         app.include_router(router)
-    for router in (models.router, conversations.router):
+    for router in INFERENCE:
         app.include_router(router, dependencies=callers)
     app.include_router(health.metrics_router, dependencies=metrics_need)
     for router in ADMIN:

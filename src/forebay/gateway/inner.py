@@ -7,7 +7,7 @@ they are not taken.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -86,7 +86,7 @@ class InnerCall:
         finally:
             self._leave()
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """Ask, and yield the stream in blocks of whole events. Raises `Refused` before the first."""
         self._begin()
         try:
