@@ -127,6 +127,7 @@ class NotFound(Refusal):
     also: ClassVar = {
         "response_not_found": "There is no such stored response for this key.",
         "key_not_found": "There is no API key with this id.",
+        "conversation_not_found": "There is no conversation with this id, or not any more.",
     }
 
 
@@ -149,6 +150,12 @@ class Conflict(Refusal):
     also: ClassVar[dict[str, str]] = {
         "rollout_running": "A rollout is under way; wait for its end.",
         "key_revoked": "The API key has been revoked, which is for good; make another one.",
+        "conversation_busy": "Too many posts to the conversation wait already, or this one waited for too long; try "
+        "again.",
+        "conversation_full": "The conversation has as many messages as it may; begin another one.",
+        "conversation_lost": "The gateway was away for so long that another post took this one's turn; nothing was "
+        "stored, and the post can be repeated.",
+        "too_many_conversations": "There are as many conversations as one tenant may have; delete some.",
     }
 
 
@@ -227,7 +234,7 @@ class Unavailable(Refusal):
         "engine_error": "The engine failed on this request; its log says why.",
         "keys_unavailable": "Who the caller is cannot be found out just now: the keys' database, or the tokens' key "
         "set, cannot be reached.",
-        "database_unavailable": "The database of usage and the audit log cannot be reached just now.",
+        "database_unavailable": "The database of usage, conversations and the audit log cannot be reached just now.",
     }
 
 

@@ -15,6 +15,7 @@ from forebay.config.groups.access import AccessSettings
 from forebay.config.groups.admission import AdmissionSettings
 from forebay.config.groups.agent import AgentSettings
 from forebay.config.groups.cache import CacheSettings
+from forebay.config.groups.conversations import ConversationSettings
 from forebay.config.groups.drain import DrainSettings
 from forebay.config.groups.engine import EngineSettings
 from forebay.config.groups.keys import KeySettings
@@ -47,6 +48,7 @@ class Settings(
     NativeSettings,
     RequestSettings,
     TokenSettings,
+    ConversationSettings,
     UsageSettings,
     KeySettings,
     AccessSettings,

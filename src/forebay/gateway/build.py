@@ -39,6 +39,7 @@ from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
 from forebay.store.ledger import open_ledger
 from forebay.store.tokens import Tokens
+from forebay.store.turns import Turns
 from forebay.telemetry.engines import EngineView
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
@@ -83,6 +84,7 @@ class Gateway:
         default = KeyLimits(requests_per_minute=settings.default_rate)
         self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
         self.tokens = Tokens(settings, default, self.keys) if settings.uses_tokens else None
+        self.turns = Turns(database, lambda: self.settings) if database is not None else None
         tuning = Tuning.of(settings, keys=self.keys, tokens=self.tokens)
         self.caching = Caching(tuning.cache_limits, shared_entries(settings))
         self.local_limits = Limits(default_limits(settings))
@@ -141,6 +143,8 @@ class Gateway:
             self._spawn(self.keys.follow())
         if self.tokens is not None:
             self._spawn(self.tokens.follow())
+        if self.turns is not None:
+            self._spawn(self.turns.run())
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
@@ -159,6 +163,8 @@ class Gateway:
             await self.keys.close()
         if self.tokens is not None:
             self.tokens.close()
+        if self.turns is not None:
+            await self.turns.close()
         if self.database is not None:
             self.database.close()
 

@@ -26,9 +26,8 @@ The dialect is that of errors and of streams. The name is the label `endpoint` i
 OWN = """
 ## Answered by the gateway itself
 
-Errors are in OpenAI's form; `/generate/stream` streams, and `/generate` where it is asked to. `/metrics` asks for the
-scope `metrics` (keys of `api_keys` have it) and is open with `metrics_public`. "admin" is a key with the scope `admin`:
-one of `admin_keys`, or of the database.
+Errors are in OpenAI's form; what streams says so. `/metrics` asks for the scope `metrics` (keys of `api_keys` have it)
+and is open with `metrics_public`. "admin" is a key with the scope `admin`: one of `admin_keys`, or of the database.
 
 | method | path | key | answers with |
 | --- | --- | --- | --- |

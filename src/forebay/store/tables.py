@@ -23,13 +23,18 @@ from sqlalchemy import (
 
 from forebay.policy.usage import FIELDS
 
-SCHEMA = "0003"  # the newest migration: what this code needs
+SCHEMA = "0004"  # the newest migration: what this code needs
 metadata = MetaData()
 
 
 def _limits() -> list[Column[int]]:
     names = ("requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month")
     return [Column(name, BigInteger) for name in names]
+
+
+def _of_conversation() -> Column[str]:
+    whose = ForeignKey("conversations.id", ondelete="CASCADE")
+    return Column("conversation", String(64), whose, primary_key=True)
 
 
 changes = Table("changes", metadata, Column("number", BigInteger, nullable=False))
@@ -109,4 +114,46 @@ audit = Table(
     Column("target", String, nullable=False),
     Column("details", String, nullable=False),  # a JSON object
     sqlite_autoincrement=True,
+)
+
+# What was said, by the tenant it belongs to. `messages` and `turns` count those there have been.
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String(64), primary_key=True),  # in the order in which they were made
+    Column("tenant", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("system", String),
+    Column("metadata", String, nullable=False),  # a JSON object
+    Column("created_at", Double, nullable=False),
+    Column("ttl_s", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("messages", Integer, nullable=False),
+    Column("turns", Integer, nullable=False),
+    Index("conversations_tenant", "tenant", "id"),
+    Index("conversations_expiry", "expires_at"),
+)
+
+# The user's and the assistant's, in turn. The figures are an answer's: of its prompt, `trimmed` messages were left out.
+conversation_messages = Table(
+    "conversation_messages",
+    metadata,
+    _of_conversation(),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("role", String(16), nullable=False),
+    Column("content", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("finish_reason", String(64)),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("trimmed", Integer),
+)
+
+# Posts that are under way or wait, the lowest number first; whose `expires_at` has passed was left by a dead gateway.
+conversation_turns = Table(
+    "conversation_turns",
+    metadata,
+    _of_conversation(),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("expires_at", Double, nullable=False),
 )
