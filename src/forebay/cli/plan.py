@@ -34,7 +34,9 @@ def plan(
     goal: Annotated[str | None, typer.Option(help="throughput, latency or long-context.")] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="small, medium, large, quantized, t4, throughput, latency or long-context: what is not said."),
+        typer.Option(
+            help="small, medium, large, quantized, t4, throughput, latency or long-context: what is not said."
+        ),
     ] = None,
     quantization: Annotated[str | None, typer.Option(help="fp8: quantise the weights while they are loaded.")] = None,
     kv_cache_dtype: Annotated[str, typer.Option(help="auto, or fp8: half the KV cache.")] = "auto",
@@ -53,7 +55,7 @@ def plan(
     the model does not fit; what would do is printed then, too.
     """
     from forebay.planner.advice import proposals
-    from forebay.planner.numbers import CannotRun
+    from forebay.planner.formats import CannotRun
     from forebay.planner.plan import make_plan
     from forebay.planner.profiles import Profile
     from forebay.planner.report import report

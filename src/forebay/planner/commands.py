@@ -16,7 +16,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "model": plan.model.name,
         **({"replicas": per_node} if (per_node := replicas_per_node(plan)) > 1 else {}),
         **({"tensor_parallel_size": plan.shape.tensor} if several else {}),
-        **({"dtype": plan.numbers.dtype} if plan.numbers.dtype else {}),
+        **({"dtype": plan.formats.dtype} if plan.formats.dtype else {}),
         **({"quantization": plan.ask.on_load} if plan.ask.on_load else {}),
         "max_model_len": plan.context,
         "max_num_seqs": plan.sequences,
@@ -26,24 +26,24 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
 def engine_args(plan: Plan) -> list[str]:
     """vLLM's own options, which Forebay has no settings for."""
-    shape, numbers = plan.shape, plan.numbers
+    shape, formats = plan.shape, plan.formats
     args = ["--max-num-batched-tokens", str(plan.chunk)]
     if shape.pipeline > 1:
         args += ["--pipeline-parallel-size", str(shape.pipeline)]
     if shape.nodes > 1:
         args += ["--distributed-executor-backend", "ray"]
-    if numbers.kv_dtype:
-        args += ["--kv-cache-dtype", numbers.kv_dtype]
-    if numbers.backend:
-        args += ["--attention-backend", numbers.backend]
+    if formats.kv_dtype:
+        args += ["--kv-cache-dtype", formats.kv_dtype]
+    if formats.backend:
+        args += ["--attention-backend", formats.backend]
     return args
 
 
 def environment(plan: Plan) -> dict[str, str]:
-    """Variables for the engine. On a CPU one core is left to the gateway."""
+    """Variables for the engine."""
     if not plan.ask.device.is_cpu:
         return {}
-    return {"VLLM_CPU_KVCACHE_SPACE": str(plan.memory.cache // GIB), "VLLM_CPU_NUM_OF_RESERVED_CPU": "1"}
+    return {"VLLM_CPU_KVCACHE_SPACE": str(plan.memory.cache // GIB)}
 
 
 def serve_words(plan: Plan) -> list[str]:

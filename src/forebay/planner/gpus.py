@@ -46,7 +46,11 @@ class Device:
         """What it has, in words."""
         version = ".".join(map(str, self.capability))
         flash = (
-            "FlashAttention 3" if self.capability[:1] == (9,) else "FlashAttention 2" if self.has_flash_attention else ""
+            "FlashAttention 3"
+            if self.capability[:1] == (9,)
+            else "FlashAttention 2"
+            if self.has_flash_attention
+            else ""
         )
         had = [f"compute capability {version}", "bf16" if self.has_bf16 else "no bf16", "FP8" if self.has_fp8 else ""]
         return ", ".join(mark for mark in (*had, flash, "NVLink" if self.nvlink else "PCIe") if mark)

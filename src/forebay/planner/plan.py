@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, floor
 
+from forebay.planner.formats import Formats, formats_for
 from forebay.planner.gpus import Device
 from forebay.planner.memory import GIB, Cache, activation_bytes, cache_of, graph_bytes, other_bytes
-from forebay.planner.numbers import Numbers, numbers_for
 from forebay.planner.parallel import Shape, shapes
 from forebay.planner.profiles import HABITS, Goal, Habits
 from forebay.planner.source import Model
@@ -22,6 +22,7 @@ LEAST_CONTEXT = 2048  # a default context is made shorter down to this, before a
 ALONE_SHARE, TOGETHER_SHARE = 0.92, 0.90  # vLLM 0.32's default; with several GPUs NCCL takes some later
 LEFT_BYTES = 1.25 * GIB  # of a small device, for its driver and the CUDA context
 CPU_LEFT_SHARE, CPU_LEFT_BYTES, CPU_OTHER_BYTES = 0.10, 2 * GIB, 3 * GIB
+MOST_ON_CPU = 32  # sequences at a time, where nobody says how many: the arithmetic, not the memory, is scarce there
 SMALLEST_CHUNK = 2048
 LINK_S = {True: 8e-6, False: 25e-6}  # one all-reduce of a few kilobytes, over NVLink and PCIe
 STAGE_S = 100e-6  # from one pipeline stage to the next
@@ -67,7 +68,7 @@ class Plan:
 
     model: Model
     ask: Ask
-    numbers: Numbers
+    formats: Formats
     weights: Weights
     cache: Cache
     shape: Shape
@@ -97,7 +98,7 @@ class Misfit:
 
     model: Model
     ask: Ask
-    numbers: Numbers
+    formats: Formats
     weights: Weights
     shape: Shape
     needed: int
@@ -108,9 +109,9 @@ class Misfit:
 
 def make_plan(model: Model, ask: Ask) -> Plan | Misfit:
     """The best plan, or why there is none. Raises `CannotRun`."""
-    numbers = numbers_for(model, ask.device, ask.kv_dtype, ask.on_load)
-    weights = weights_of(model.facts, FP8_ON_LOAD if ask.on_load else None, model.weight_block, numbers.dtype_bytes)
-    tries = [_Try(model, ask, numbers, weights, shape) for shape in shapes(model, ask.count, ask.nodes)]
+    formats = formats_for(model, ask.device, ask.kv_dtype, ask.on_load)
+    weights = weights_of(model.facts, FP8_ON_LOAD if ask.on_load else None, model.weight_block, formats.dtype_bytes)
+    tries = [_Try(model, ask, formats, weights, shape) for shape in shapes(model, ask.count, ask.nodes)]
     for context in _contexts(model, ask):
         plans = [plan for one in tries for plan in one.plans(context)]
         if plans:
@@ -146,7 +147,7 @@ class _Try:
 
     model: Model
     ask: Ask
-    numbers: Numbers
+    formats: Formats
     weights: Weights
     shape: Shape
 
@@ -166,12 +167,13 @@ class _Try:
 
     @property
     def cache(self) -> Cache:
-        return cache_of(self.model.facts, self.shape.tensor, self.shape.pipeline, self.numbers.kv_bytes)
+        return cache_of(self.model.facts, self.shape.tensor, self.shape.pipeline, self.formats.kv_bytes)
 
     def plans(self, context: int) -> Iterator[Plan]:
         """A plan for each size of step in which one sequence fits at least."""
         habits = HABITS[self.ask.goal]
-        target = ceil(self.ask.concurrency / self.shape.replicas) if self.ask.concurrency else habits.most
+        unasked = min(habits.most, MOST_ON_CPU) if self.ask.device.is_cpu else habits.most
+        target = ceil(self.ask.concurrency / self.shape.replicas) if self.ask.concurrency else unasked
         for chunk in self.chunks:
             at_most = min(target, chunk)
             if self.holds(1, context, chunk, habits):
@@ -191,8 +193,9 @@ class _Try:
         return room >= max(one, sequences * cache.sequence_bytes(average, chunk))
 
     def room(self, sequences: int, chunk: int) -> int:
-        """What is left for the KV cache."""
-        return self.budget - sum(self._taken(sequences, chunk))
+        """What is left for the KV cache; on a CPU vLLM is told whole GiB."""
+        left = self.budget - sum(self._taken(sequences, chunk))
+        return left // GIB * GIB if self.ask.device.is_cpu else left
 
     def _most(self, at_most: int, context: int, chunk: int, habits: Habits) -> int:
         low, high = 1, at_most
@@ -204,22 +207,29 @@ class _Try:
     def _taken(self, sequences: int, chunk: int) -> tuple[int, int, int, int]:
         facts, shape = self.model.facts, self.shape
         held = self.weights.on_one_gpu(shape.tensor, shape.pipeline)
-        active = activation_bytes(facts, shape.tensor, chunk, sequences, self.numbers.dtype_bytes)
+        active = activation_bytes(facts, shape.tensor, chunk, sequences, self.formats.dtype_bytes)
         if self.ask.device.is_cpu:
             return held, active, 0, CPU_OTHER_BYTES
         largest = 1024 if self.ask.device.capability[0] == 10 else 512
-        return held, active, graph_bytes(ceil(facts.layers / shape.pipeline), sequences, largest), other_bytes(shape.gpus)
+        return (
+            held,
+            active,
+            graph_bytes(ceil(facts.layers / shape.pipeline), sequences, largest),
+            other_bytes(shape.gpus),
+        )
 
     def _plan(self, sequences: int, context: int, chunk: int) -> Plan:
         cache, taken = self.cache, self._taken(sequences, chunk)
         room = self.room(sequences, chunk)
         one = cache.sequence_bytes(context, chunk)
         if self.ask.device.is_cpu:  # no more than is of use: the rest of the machine's memory is others'
-            room = min(room // GIB, ceil(sequences * one / GIB)) * GIB or room
+            average = max(ceil(context * HABITS[self.ask.goal].fill), 1)
+            wanted = max(one, sequences * cache.sequence_bytes(average, chunk))
+            room = min(room, ceil(wanted / GIB) * GIB)
         return Plan(
             model=self.model,
             ask=self.ask,
-            numbers=self.numbers,
+            formats=self.formats,
             weights=self.weights,
             cache=cache,
             shape=self.shape,
@@ -252,6 +262,13 @@ def _misfit(tries: list[_Try], context: int) -> Misfit:
     best = min(tries, key=lambda one: (one.needed(context) - one.budget, one.shape.gpus))
     longest = max(one.cache.longest(one.room(1, SMALLEST_CHUNK), SMALLEST_CHUNK, context) for one in tries)
     return Misfit(
-        best.model, best.ask, best.numbers, best.weights, best.shape, best.needed(context), best.budget, context, longest
+        best.model,
+        best.ask,
+        best.formats,
+        best.weights,
+        best.shape,
+        best.needed(context),
+        best.budget,
+        context,
+        longest,
     )
-

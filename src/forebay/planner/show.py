@@ -9,7 +9,7 @@ from rich.table import Table
 from forebay.planner.advice import Proposal
 from forebay.planner.commands import as_yaml, chart_values, serve_line
 from forebay.planner.plan import Misfit, Plan
-from forebay.planner.words import about, gib, headline, reasons, steps, sums, verdict, warnings
+from forebay.planner.words import about, count_of, gib, headline, reasons, steps, sums, verdict, warnings
 
 _COLOURS = {"fits": "green", "tight": "yellow", "does_not_fit": "red"}
 
@@ -18,7 +18,8 @@ def show(found: Plan | Misfit, proposed: list[Proposal]) -> None:
     """Print it: the answer first, what to paste last."""
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"[bold {_COLOURS[verdict(found)]}]{escape(headline(found))}[/]\n")
-    console.print(_rows(about(found)))
+    for name, value in about(found):
+        console.print(f"  {name:13} {escape(value)}")
     if isinstance(found, Plan):
         _show_plan(console, found)
     _list(console, "Look at this", warnings(found))
@@ -46,13 +47,6 @@ def _show_commands(console: Console, plan: Plan) -> None:
     print(as_yaml(chart_values(plan)), end="")
 
 
-def _rows(rows: Iterable[tuple[str, str]]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in rows:
-        table.add_row(f"  {name}", escape(value))
-    return table
-
-
 def _list(console: Console, title: str, lines: Iterable[str]) -> None:
     found = list(lines)
     if found:
@@ -65,4 +59,4 @@ def _proposal(one: Proposal) -> str:
     plan, shape = one.plan, one.plan.shape
     split = f"tensor {shape.tensor}" + (f" × pipeline {shape.pipeline}" if shape.pipeline > 1 else "")
     copies = f", {shape.replicas} copies" if shape.replicas > 1 else ""
-    return f"{one.words}: {plan.served:,} sequences, up to {plan.context:,} tokens ({split}{copies})"
+    return f"{one.words}: {count_of(plan.served, 'sequence')}, up to {plan.context:,} tokens ({split}{copies})"

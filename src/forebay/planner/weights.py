@@ -22,7 +22,7 @@ _EXPERTS_ONLY = ("mxfp4", "gpt_oss_mxfp4")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Numbers in one layer: split evenly over GPUs, split by key and value heads, and whole on each."""
+    """Formats in one layer: split evenly over GPUs, split by key and value heads, and whole on each."""
 
     split: int
     by_kv_head: int

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from forebay.planner.formats import Formats
 from forebay.planner.memory import GIB, Cache, cache_of
-from forebay.planner.numbers import Numbers
 from forebay.planner.parallel import tensor_sizes, why_not
 from forebay.planner.plan import Misfit, Plan
 from forebay.planner.profiles import HABITS, Goal
@@ -24,15 +24,18 @@ def headline(found: Plan | Misfit) -> str:
         room = f"a text of {found.context:,} tokens needs {gib(found.needed)} on each, which has {gib(found.budget)}"
         return f"{found.model.name} does not fit on {where}: {room}"
     if not found.is_enough:
-        asked = f"{found.served:,} of the {found.ask.concurrency:,} sequences asked for"
+        asked = f"{found.served:,} of the {count_of(found.ask.concurrency or 0, 'sequence')} asked for"
         return f"{found.model.name} is tight on {where}: room for {asked}"
-    return f"{found.model.name} fits on {where}: {found.served:,} sequences at a time, up to {found.context:,} tokens each"
+    many = count_of(found.served, "sequence")
+    return f"{found.model.name} fits on {where}: {many} at a time, up to {found.context:,} tokens each"
 
 
 def devices(found: Plan | Misfit) -> str:
     """Such as `2 nodes of 8 × H100`."""
     ask = found.ask
-    each = f"{ask.count} × {ask.device.name}" if not ask.device.is_cpu else f"a CPU with {ask.device.memory_gib:.0f} GiB"
+    each = (
+        f"{ask.count} × {ask.device.name}" if not ask.device.is_cpu else f"a CPU with {ask.device.memory_gib:.0f} GiB"
+    )
     return f"{ask.nodes} nodes of {each}" if ask.nodes > 1 else each
 
 
@@ -50,8 +53,8 @@ def about(found: Plan | Misfit) -> Iterator[tuple[str, str]]:
 
 def cache_words(found: Plan | Misfit) -> str:
     """What a token takes of the whole model's cache, and why."""
-    facts, numbers = found.model.facts, found.numbers
-    cache = whole_cache(found.model, numbers)
+    facts, formats = found.model.facts, found.formats
+    cache = whole_cache(found.model, formats)
     kind = (
         f"latent attention, {facts.latent.kv_rank} + {facts.latent.rope_dim} numbers"
         if facts.latent
@@ -59,13 +62,17 @@ def cache_words(found: Plan | Misfit) -> str:
         if facts.kv_heads < facts.heads
         else f"{facts.heads} heads"
     )
-    slides = f", {facts.sliding_layers} of {facts.layers} layers keep {facts.sliding_window:,}" if facts.sliding_layers else ""
-    return f"{cache.token_bytes:,} bytes a token ({kind}, {numbers.kv_bytes} bytes a number{slides})"
+    slides = (
+        f", {facts.sliding_layers} of {facts.layers} layers keep {facts.sliding_window:,}"
+        if facts.sliding_layers
+        else ""
+    )
+    return f"{cache.token_bytes:,} bytes a token ({kind}, {formats.kv_bytes} bytes a number{slides})"
 
 
-def whole_cache(model: Model, numbers: Numbers) -> Cache:
+def whole_cache(model: Model, formats: Formats) -> Cache:
     """The cache of the model on one device."""
-    return cache_of(model.facts, number_bytes=numbers.kv_bytes)
+    return cache_of(model.facts, number_bytes=formats.kv_bytes)
 
 
 def sums(plan: Plan) -> Iterator[tuple[str, int]]:
@@ -82,12 +89,16 @@ def sums(plan: Plan) -> Iterator[tuple[str, int]]:
 def reasons(plan: Plan) -> Iterator[str]:
     """Why each figure is what it is."""
     yield _why_shape(plan)
-    yield from plan.numbers.reasons
+    yield from plan.formats.reasons
     yield _why_context(plan)
     yield _why_sequences(plan)
     if not plan.ask.device.is_cpu:
         left = plan.ask.device.memory_gib * GIB - plan.memory.budget
-        yield f"gpu_memory_utilization {plan.share}: {gib(left)} of each GPU stay free, for the driver and the CUDA context"
+        yield f"gpu_memory_utilization {plan.share}: {gib(left)} of each GPU stay free, for driver and CUDA context"
+    else:
+        cache = plan.memory.cache // GIB
+        yield f"VLLM_CPU_KVCACHE_SPACE {cache}: GiB that vLLM takes at its start; what is left is the machine's"
+        yield "vLLM binds a thread to each core by itself; VLLM_CPU_NUM_OF_RESERVED_CPU=1 leaves one to the gateway"
     yield f"prompts are read {plan.chunk:,} tokens a step: {_why_chunk(plan)}"
     if plan.step_s is not None:
         rate = 1 / plan.step_s
@@ -96,7 +107,7 @@ def reasons(plan: Plan) -> Iterator[str]:
 
 def warnings(found: Plan | Misfit) -> Iterator[str]:
     """What to look at before it is relied on."""
-    yield from found.numbers.warnings
+    yield from found.formats.warnings
     model, ask = found.model, found.ask
     if ask.context and model.facts.context_tokens and ask.context > model.facts.context_tokens:
         yield f"the model's own context is {model.facts.context_tokens:,} tokens; more is not planned for"
@@ -120,7 +131,13 @@ def steps(plan: Plan) -> Iterator[str]:
 
 
 def gib(size: float) -> str:
+    """Bytes as people say them."""
     return f"{size / GIB:.1f} GiB"
+
+
+def count_of(number: int, thing: str) -> str:
+    """Such as `1 text`, `1,024 texts`."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _why_shape(plan: Plan) -> str:
@@ -133,7 +150,11 @@ def _why_shape(plan: Plan) -> str:
         split = f"{split}, and the layers over {shape.pipeline} stages{nodes}"
     heads = plan.model.facts.kv_heads
     copied = shape.tensor > heads and plan.model.facts.latent is None
-    extra = f"; {heads} key and value heads on {shape.tensor} GPUs: each is held {shape.tensor // heads} times" if copied else ""
+    extra = (
+        f"; {heads} key and value heads on {shape.tensor} GPUs: each is held {shape.tensor // heads} times"
+        if copied
+        else ""
+    )
     latent = "; the latent KV cache is whole on each" if plan.model.facts.latent and shape.tensor > 1 else ""
     return f"{copies}: {split}{extra}{latent}"
 
@@ -146,17 +167,23 @@ def _why_context(plan: Plan) -> str:
         return f"max_model_len {plan.context:,}: as long as the model goes"
     usual = HABITS[plan.ask.goal].context
     if plan.context == usual:
-        return f"max_model_len {plan.context:,} of the model's {longest:,}, which few texts need: --context says another"
+        return (
+            f"max_model_len {plan.context:,} of the model's {longest:,}, which few texts need: --context says another"
+        )
     return f"max_model_len {plan.context:,} of the model's {longest:,}: the next longer tried does not fit"
 
 
 def _why_sequences(plan: Plan) -> str:
     fill = HABITS[plan.ask.goal].fill
     average = round(plan.context * fill)
-    room = f"the KV cache holds {plan.cache_tokens:,} tokens: {plan.full_sequences:,} texts of the whole length"
+    room = (
+        f"the KV cache holds {plan.cache_tokens:,} tokens: {count_of(plan.full_sequences, 'text')} of the whole length"
+    )
     if plan.full_sequences >= plan.sequences:
         return f"max_num_seqs {plan.sequences:,}: {room}"
-    return f"max_num_seqs {plan.sequences:,} at {average:,} tokens on average; {room}. What is beyond waits in the queue"
+    return (
+        f"max_num_seqs {plan.sequences:,} at {average:,} tokens on average; {room}. What is beyond waits in the queue"
+    )
 
 
 def _why_chunk(plan: Plan) -> str:
@@ -174,4 +201,3 @@ def _why_idle(plan: Plan) -> str:
 
 def _sizes(plan: Plan) -> str:
     return ", ".join(map(str, tensor_sizes(plan.model, plan.ask.count)))
-

@@ -1,4 +1,4 @@
-"""What number formats and which attention a model gets on a device, and what cannot be done there at all. Pure.
+"""Which number formats and attention a model gets on a device, and what cannot be done there at all. Pure.
 
 From vLLM 0.32, the version that Forebay installs: each method's `get_min_capability`, the attention backends'
 `supports_compute_capability` and the order in which `platforms/cuda.py` tries them, and the list of models that refuse
@@ -44,7 +44,7 @@ class CannotRun(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class Formats:
     """What is asked of vLLM; None where it finds the right thing itself. Bytes are those of one number."""
 
     dtype: str | None
@@ -56,7 +56,7 @@ class Numbers:
     warnings: tuple[str, ...]
 
 
-def numbers_for(model: Model, device: Device, kv_dtype: str = "auto", on_load: str | None = None) -> Numbers:
+def formats_for(model: Model, device: Device, kv_dtype: str = "auto", on_load: str | None = None) -> Formats:
     """The formats for a model on a device. Raises `CannotRun`."""
     _check_model(model)
     _check_method(model, device, on_load)
@@ -64,9 +64,11 @@ def numbers_for(model: Model, device: Device, kv_dtype: str = "auto", on_load: s
     if model.facts.quantisation is not None and model.facts.quantisation.kv_cache_bits == 8 and device.has_fp8:
         kv_dtype = "fp8"
     if kv_dtype == "fp8" and not device.has_fp8:
-        raise CannotRun(f"kv-cache-dtype: {device.name} has no FP8; leave it at auto, or use an L4, L40S, H100 or later")
+        raise CannotRun(
+            f"kv-cache-dtype: {device.name} has no FP8; leave it at auto, or use an L4, L40S, H100 or later"
+        )
     backend, why_backend = _backend(model, device)
-    return Numbers(
+    return Formats(
         dtype=dtype,
         dtype_bytes=dtype_bytes,
         kv_dtype="fp8" if kv_dtype == "fp8" else None,
@@ -83,7 +85,7 @@ def _check_model(model: Model) -> None:
         raise CannotRun(f"model: config.json does not say its {', '.join(facts.missing)}; nothing can be computed")
     if facts.stateful_layers:
         raise CannotRun(
-            f"model: {facts.stateful_layers} of {facts.layers} layers keep a state instead of a KV cache (Mamba, linear "
+            f"model: {facts.stateful_layers} of {facts.layers} layers keep a state and no KV cache (Mamba, linear "
             "attention); what they take is not computed here: start vLLM and read what it logs"
         )
     if facts.latent is not None and facts.model_type not in LATENT:
@@ -99,7 +101,9 @@ def _check_method(model: Model, device: Device, on_load: str | None) -> None:
     if (method := on_load or (own.method if own else None)) is None:
         return
     if method not in LEAST_CAPABILITY:
-        raise CannotRun(f"model: vLLM 0.32 does not have '{method}'; take a checkpoint in AWQ, GPTQ, FP8 or the original")
+        raise CannotRun(
+            f"model: vLLM 0.32 does not have '{method}'; take a checkpoint in AWQ, GPTQ, FP8 or the original"
+        )
     least = LEAST_CAPABILITY[method]
     if device.is_cpu and method not in ON_CPU:
         raise CannotRun(f"model: {method} needs a GPU; take the original, or a checkpoint in AWQ or GPTQ")
@@ -133,11 +137,13 @@ def _warnings(model: Model, device: Device, kv_dtype: str, on_load: str | None) 
     found = []
     if device.capability == VOLTA:
         found.append(
-            "vLLM's wheels run from compute capability 7.5 on (its documentation since 0.21), and PyTorch's have nothing "
+            "vLLM's wheels run from compute capability 7.5 on (documented since 0.21), and PyTorch's have none "
             "for 7.0 since 2.11: a V100 needs an older vLLM, such as 0.14, or a build from source"
         )
     if device.capability < (8, 0) and not device.is_cpu and facts.head_dim >= 256:
-        found.append("heads of 256 and more have run out of shared memory in Triton's attention on Turing; try it first")
+        found.append(
+            "heads of 256 and more have run out of shared memory in Triton's attention on Turing; try it first"
+        )
     if (on_load == "fp8" or (own and own.method == "fp8")) and not device.has_fp8 and not device.is_cpu:
         found.append(f"{device.name} computes in 16 bits what is stored in FP8 (Marlin): memory is saved, not time")
     if kv_dtype == "fp8":
