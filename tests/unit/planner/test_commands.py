@@ -1,4 +1,4 @@
-"""What is printed can be typed: our options are those of `forebay serve`, the others are vLLM's, the values are YAML."""
+"""What is printed can be typed: our options are those of `forebay serve`, the others vLLM's, the values YAML."""
 
 import json
 import shlex

@@ -70,7 +70,8 @@ def test_latency_spreads_one_copy_and_reads_prompts_in_small_steps() -> None:
 
 
 def test_a_small_model_is_not_spread_where_talking_takes_longer_than_reading() -> None:
-    assert planned("qwen2.5-0.5b", "T4", 2, goal=Goal.latency).shape.tensor == 1
+    assert planned("default", "T4", 3, goal=Goal.latency).shape.tensor == 1
+    assert planned("mistral-7b-awq", "T4", 2, goal=Goal.latency).shape.tensor == 2
 
 
 def test_a_long_context_is_cut_to_what_fits_only_where_nobody_asked_for_it() -> None:
@@ -142,7 +143,7 @@ def test_awq_wants_turing_and_gptq_runs_on_volta() -> None:
 
 
 def test_a_quantised_cache_wants_fp8() -> None:
-    assert planned("llama-3-8b", "L4", kv_dtype="fp8").numbers.kv_bytes == 1
+    assert planned("llama-3-8b", "L4", kv_dtype="fp8").formats.kv_bytes == 1
     with pytest.raises(CannotRun, match="A100-40GB has no FP8"):
         asked("llama-3-8b", "A100-40GB", kv_dtype="fp8")
 
