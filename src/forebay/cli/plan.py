@@ -19,31 +19,45 @@ EXIT_DOES_NOT_FIT = 1
 _GIB = 1024**3
 
 
+_Model = Annotated[
+    str, typer.Argument(help="A directory, a config.json, 'default', or a well-known model's Hugging Face id.")
+]
+_Gpu = Annotated[
+    str | None,
+    typer.Option(help="T4, L4, A10G, V100-16GB, V100-32GB, A100-40GB, A100-80GB, L40S, H100, H200, B200 or cpu."),
+]
+_Count = Annotated[int | None, typer.Option(min=1, max=64, help="GPUs in a node; 1 by default.")]
+_Nodes = Annotated[int, typer.Option(min=1, max=64, help="Nodes with as many GPUs each.")]
+_Context = Annotated[int | None, typer.Option(min=16, help="Longest text, prompt and answer, tokens.")]
+_Concurrency = Annotated[int | None, typer.Option(min=1, help="Sequences at a time, over all GPUs.")]
+_Goal = Annotated[str | None, typer.Option(help="throughput, latency or long-context.")]
+_Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="What is not said: small, medium, large, quantized, t4, throughput, latency or long-context.",
+    ),
+]
+_OnLoad = Annotated[str | None, typer.Option(help="fp8: quantise the weights while they are loaded.")]
+_CacheType = Annotated[str, typer.Option(help="auto, or fp8: half the KV cache.")]
+_Memory = Annotated[
+    float | None, typer.Option(min=1, help="Memory of one GPU, or of the CPU's machine, where it is another, GiB.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")]
+
+
 def plan(
-    model: Annotated[
-        str, typer.Argument(help="A directory, a config.json, 'default', or a well-known model's Hugging Face id.")
-    ],
-    gpu: Annotated[
-        str | None,
-        typer.Option(help="T4, L4, A10G, V100-16GB, V100-32GB, A100-40GB, A100-80GB, L40S, H100, H200, B200 or cpu."),
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, max=64, help="GPUs in a node; 1 by default.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, max=64, help="Nodes with as many GPUs each.")] = 1,
-    context: Annotated[int | None, typer.Option(min=16, help="Longest text, prompt and answer, tokens.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Sequences at a time, over all GPUs.")] = None,
-    goal: Annotated[str | None, typer.Option(help="throughput, latency or long-context.")] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            help="small, medium, large, quantized, t4, throughput, latency or long-context: what is not said."
-        ),
-    ] = None,
-    quantization: Annotated[str | None, typer.Option(help="fp8: quantise the weights while they are loaded.")] = None,
-    kv_cache_dtype: Annotated[str, typer.Option(help="auto, or fp8: half the KV cache.")] = "auto",
-    memory: Annotated[
-        float | None, typer.Option(min=1, help="Memory of one GPU, or of the CPU's machine, where it is another, GiB.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
+    model: _Model,
+    gpu: _Gpu = None,
+    count: _Count = None,
+    nodes: _Nodes = 1,
+    context: _Context = None,
+    concurrency: _Concurrency = None,
+    goal: _Goal = None,
+    profile: _Profile = None,
+    quantization: _OnLoad = None,
+    kv_cache_dtype: _CacheType = "auto",
+    memory: _Memory = None,
+    as_json: _Json = False,
 ) -> None:
     """Say what a model needs and how to serve it well on given GPUs, from its config.json alone:
 
@@ -54,36 +68,42 @@ def plan(
     Prints where the memory goes, why, the `forebay serve` line and values for the Helm chart. Ends with status 1 where
     the model does not fit; what would do is printed then, too.
     """
-    from forebay.planner.advice import proposals
-    from forebay.planner.formats import CannotRun
-    from forebay.planner.plan import make_plan
-    from forebay.planner.profiles import Profile
-    from forebay.planner.report import report
-    from forebay.planner.source import ModelUnknown, find_model
-
-    chosen = _profile(profile) if profile is not None else Profile("")
-    ask = _ask(chosen, gpu, count, nodes, memory)
+    chosen = _profile(profile)
     ask = replace(
-        ask,
+        _ask(chosen, gpu, count, nodes, memory),
         context=context or chosen.context,
         concurrency=concurrency or chosen.concurrency,
         goal=_goal(goal) if goal is not None else chosen.goal,
         kv_dtype=_one_of("kv-cache-dtype", kv_cache_dtype, ("auto", "fp8")),
         on_load=None if quantization is None else _one_of("quantization", quantization, ("fp8",)),
     )
-    try:
-        wanted = find_model(model)
-        if chosen.quantise and wanted.facts.quantisation is None:
-            ask = replace(ask, on_load="fp8")
-        found = make_plan(wanted, ask)
-        proposed = proposals(found)
-    except (ModelUnknown, CannotRun) as wrong:
-        fail(str(wrong))
+    found, proposed = _planned(model, ask, chosen)
     if as_json:
+        from forebay.planner.report import report
+
         typer.echo(json.dumps(report(found, proposed), indent=2))
     else:
-        _show(found, proposed)
+        from forebay.planner.show import show
+
+        show(found, proposed)
     _end(found)
+
+
+def _planned(name: str, ask: "Ask", chosen: "Profile") -> "tuple[Plan | Misfit, list[Proposal]]":
+    """The plan and what would serve better; ends the process where nothing can be said."""
+    from forebay.planner.advice import proposals
+    from forebay.planner.formats import CannotRun
+    from forebay.planner.plan import make_plan
+    from forebay.planner.source import ModelUnknown, find_model
+
+    try:
+        model = find_model(name)
+        if chosen.quantise and model.facts.quantisation is None:
+            ask = replace(ask, on_load="fp8")
+        found = make_plan(model, ask)
+        return found, proposals(found)
+    except (ModelUnknown, CannotRun) as wrong:
+        fail(str(wrong))
 
 
 def _ask(chosen: "Profile", gpu: str | None, count: int | None, nodes: int, memory: float | None) -> "Ask":
@@ -112,10 +132,11 @@ def _device(name: str, memory: float | None) -> "Device":
     return device if memory is None else replace(device, memory_gib=memory)
 
 
-def _profile(name: str) -> "Profile":
-    from forebay.planner.profiles import PROFILES
+def _profile(name: str | None) -> "Profile":
+    """The profile of that name, or one that says nothing."""
+    from forebay.planner.profiles import PROFILES, Profile
 
-    return PROFILES[_one_of("profile", name, tuple(PROFILES))]
+    return Profile("") if name is None else PROFILES[_one_of("profile", name, tuple(PROFILES))]
 
 
 def _goal(name: str) -> "Goal":
@@ -135,9 +156,3 @@ def _end(found: "Plan | Misfit") -> None:
 
     if isinstance(found, Misfit):
         raise typer.Exit(EXIT_DOES_NOT_FIT)
-
-
-def _show(found: "Plan | Misfit", proposed: "list[Proposal]") -> None:
-    from forebay.planner.show import show
-
-    show(found, proposed)

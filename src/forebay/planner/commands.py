@@ -7,6 +7,9 @@ from typing import Any
 from forebay.planner.memory import GIB
 from forebay.planner.plan import Plan
 
+# vLLM 0.32's name for it: `fp8` alone is for checkpoints that are in FP8 already (layers/quantization/fp8.py).
+ON_LOAD = {"fp8": "fp8_per_tensor"}
+
 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Forebay's settings, by their names."""
@@ -17,7 +20,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         **({"replicas": per_node} if (per_node := replicas_per_node(plan)) > 1 else {}),
         **({"tensor_parallel_size": plan.shape.tensor} if several else {}),
         **({"dtype": plan.formats.dtype} if plan.formats.dtype else {}),
-        **({"quantization": plan.ask.on_load} if plan.ask.on_load else {}),
+        **({"quantization": ON_LOAD[plan.ask.on_load]} if plan.ask.on_load else {}),
         "max_model_len": plan.context,
         "max_num_seqs": plan.sequences,
         **({"gpu_memory_utilization": plan.share} if on_gpu else {}),

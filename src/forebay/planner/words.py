@@ -89,6 +89,8 @@ def sums(plan: Plan) -> Iterator[tuple[str, int]]:
 def reasons(plan: Plan) -> Iterator[str]:
     """Why each figure is what it is."""
     yield _why_shape(plan)
+    if plan.ask.on_load:
+        yield "the weights become FP8 while they are loaded, the embeddings and the output layer stay as they are"
     yield from plan.formats.reasons
     yield _why_context(plan)
     yield _why_sequences(plan)
