@@ -1,4 +1,4 @@
-"""A plan as JSON, for programs: `forebay plan --json`. Pure."""
+"""A plan as JSON, for programs: `forebay plan MODEL --json`. Pure."""
 
 from dataclasses import asdict
 from typing import Any

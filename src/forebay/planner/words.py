@@ -129,7 +129,7 @@ def steps(plan: Plan) -> Iterator[str]:
         yield f"on the other{'s' if plan.shape.nodes > 2 else ''}: ray start --address=FIRST_NODE:6379"
         yield "then, on the first node:"
     elif plan.ask.nodes > 1:
-        yield "on each node, and `forebay gateway --upstream` with the address of each in front:"
+        yield "on each node, and in front `forebay gateway --upstream URL` with the URL of each:"
 
 
 def gib(size: float) -> str:
