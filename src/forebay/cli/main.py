@@ -8,6 +8,7 @@ from forebay.cli.db import db
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
 from forebay.cli.keys import keys
+from forebay.cli.plan import plan
 from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
 from forebay.cli.tenants import tenants
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command(name="serve")(serve)
 app.command(name="rollout")(rollout)
+app.command(name="plan")(plan)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
 app.add_typer(config.app, name="config")
