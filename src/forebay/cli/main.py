@@ -8,6 +8,7 @@ from forebay.cli.db import db
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
 from forebay.cli.keys import keys
+from forebay.cli.models import models
 from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
 from forebay.cli.tenants import tenants
@@ -25,6 +26,7 @@ app.command(name="serve")(serve)
 app.command(name="rollout")(rollout)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
+app.add_typer(models, name="models")
 app.add_typer(config.app, name="config")
 app.command(name="usage")(usage)
 app.command(name="audit")(audit)
