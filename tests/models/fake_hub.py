@@ -1,8 +1,8 @@
 """A Hugging Face hub on loopback: the part of its interface that fetching a model meets, with tiny files.
 
-It answers as the real one does: a listing by commit, HEAD and GET of a file with `ETag` and `X-Repo-Commit`, large files
-with `X-Linked-Etag` and a redirect to a storage of another name, `Range`, pages, and errors with `X-Error-Code`. A test
-can have it cut a file off, spoil it, or refuse.
+It answers as the real one does: a listing by commit, in pages; HEAD and GET of a file with `ETag` and `X-Repo-Commit`;
+large files with `X-Linked-Etag` and a redirect to a storage of another name; `Range`; and errors with `X-Error-Code`. A
+test can have it cut a file off, spoil it, or refuse.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import msgspec
 
 TOKEN = "hf_right"
 PAGE = 3
+NONE: Mapping[str, str] = {}
 
 
 @dataclass
@@ -129,7 +130,7 @@ def _requests_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             for model in hub.models.values():
                 if name in model.files and hashlib.sha256(model.files[name]).hexdigest() == digest:
                     return self.content(name, model.files[name], {"ETag": '"of-the-storage"'})
-            self.send(404)
+            return self.send(404)
 
         def content(self, path: str, content: bytes, headers: dict[str, str]) -> None:
             whole = len(content)
@@ -157,10 +158,10 @@ def _requests_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             else:
                 self.wfile.write(content)
 
-        def send_json(self, found: Any, headers: Mapping[str, str] = {}) -> None:  # noqa: B006
+        def send_json(self, found: Any, headers: Mapping[str, str] = NONE) -> None:
             self.send(200, {"Content-Type": "application/json", **headers}, json.dumps(found).encode())
 
-        def send(self, status: int, headers: Mapping[str, str] = {}, body: bytes = b"") -> None:  # noqa: B006
+        def send(self, status: int, headers: Mapping[str, str] = NONE, body: bytes = b"") -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -217,7 +218,7 @@ def tiny() -> FakeModel:
         "model-00001-of-00002.safetensors": safetensors({"model.embed.weight": ("BF16", (100, 8))}),
         "model-00002-of-00002.safetensors": safetensors({"lm_head.weight": ("BF16", (8, 5000))}),
     }
-    index = {"weight_map": {"model.embed.weight": list(shards)[0], "lm_head.weight": list(shards)[1]}}
+    index = {"weight_map": dict(zip(("model.embed.weight", "lm_head.weight"), shards, strict=True))}
     small = {
         "config.json": json.dumps(CONFIG).encode(),
         "model.safetensors.index.json": json.dumps(index).encode(),

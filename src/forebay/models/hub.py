@@ -35,6 +35,7 @@ Progress = Callable[[int], None]
 
 TRIES = 5  # in a row without a byte
 PAUSE_S = 1.0
+TIMEOUT_S = 10.0
 PARTIAL = ".incomplete"
 
 
@@ -65,7 +66,8 @@ class HubFile:
 
 
 def quiet() -> None:
-    """The library says nothing: what is to be said is said here."""
+    """The library says nothing to people, who are told things here, and nothing about them to its makers."""
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     disable_progress_bars()
     hub_logging.set_verbosity(hub_logging.CRITICAL)
 
@@ -94,7 +96,7 @@ def listing(model: str, revision: str) -> tuple[str, dict[str, FileSum]]:
     """A revision's commit and its files. Raises `HubFailure`."""
     api = HfApi()
     try:
-        commit = api.model_info(model, revision=revision).sha
+        commit = api.model_info(model, revision=revision, timeout=TIMEOUT_S).sha
         tree = api.list_repo_tree(model, recursive=True, revision=commit)
         files = {
             entry.path: FileSum(entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
@@ -174,7 +176,7 @@ def explained(failure: Exception, model: str, revision: str) -> HubFailure:
             )
         case RepositoryNotFoundError():
             also = "the token's account may not see it" if has_token else "it is private: set HF_TOKEN"
-            return HubFailure(f"{hub} has no model {model}: check the name, or {also}")
+            return HubFailure(f"{hub} has no model {model}, or {also}; check the name")
         case RevisionNotFoundError():
             return HubFailure(f"{model} has no revision {revision}: see {hub}/{model}/commits/main")
         case RemoteEntryNotFoundError():
