@@ -12,7 +12,7 @@ import pytest
 
 from tests.models.fake_hub import FakeHub, tiny
 
-FOREBAY = [sys.executable, "-c", "from forebay.cli.main import main; main()", "models"]
+MAIN = "from forebay.cli.main import main; main()"
 
 
 class Machine:
@@ -28,9 +28,10 @@ class Machine:
     def cache(self) -> Path:
         return self.home / ".cache" / "huggingface" / "hub"
 
-    def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, before: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command; `before` is Python that its process runs first."""
         return subprocess.run(
-            [*FOREBAY, *words],
+            [sys.executable, "-c", before + MAIN, "models", *words],
             env={**self.env, **env},
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -41,7 +42,12 @@ class Machine:
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*FOREBAY, *words], env={**self.env, **env}, cwd=self.home, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", MAIN, "models", *words],
+            env={**self.env, **env},
+            cwd=self.home,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def ok(self, *words: str, **env: str) -> str:

@@ -146,7 +146,7 @@ def test_a_partial_file_needs_room_for_the_rest_alone(tmp_path: Path) -> None:
 def test_one_format_of_the_weights_is_chosen() -> None:
     assert set(choose_files(tiny().files, (), ())) == NEEDED
     torch = ["config.json", "pytorch_model.bin"]
-    assert choose_files(torch, (), ()) == torch
+    assert choose_files([*torch, "flax_model.msgpack", "tf_model.h5"], (), ()) == torch
     mistral = ["consolidated.safetensors", "model.safetensors"]
     assert choose_files(mistral, (), ()) == ["model.safetensors"]
     assert choose_files(["consolidated.safetensors"], (), ()) == ["consolidated.safetensors"]
@@ -158,6 +158,13 @@ def test_of_several_gguf_files_one_is_to_be_chosen() -> None:
         choose_files(several, (), ())
     assert choose_files(several[1:], (), ()) == several[1:]
     assert choose_files(several, ["*Q4_K_M*"], ()) == several[:1]
+
+
+def test_a_file_too_large_for_plain_http_comes_by_the_library(machine: Machine) -> None:
+    program = "from huggingface_hub import constants; constants.MAX_HTTP_DOWNLOAD_SIZE = 10_000;"
+    done = machine.run("pull", "acme/tiny", before=program)
+    assert done.returncode == 0, done.stderr
+    assert machine.asked("verify")[0]["result"] == "right"
 
 
 def test_two_pulls_at_once_fetch_each_file_once(machine: Machine) -> None:

@@ -121,7 +121,7 @@ def _verified(model: "Model", repair: bool, config: Path | None) -> dict[str, An
         verdict = verify(model.path, expected, progress)
     wrong = {**verdict.wrong, **dict.fromkeys(verdict.missing, "is missing")}
     if not wrong and model.problem:
-        wrong = {"it": model.problem}
+        wrong = {"the model:": model.problem}
     if wrong and repair:
         say(f"{model.name}: {len(wrong)} files are wrong; fetching them again")
         _repair(model, list(verdict.wrong), record, config)

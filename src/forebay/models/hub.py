@@ -5,6 +5,7 @@ are kept here, beside their place, and take it once their checksum is right. Eve
 is a `HubFailure`, in one line with the fix.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from httpx2 import HTTPError, ProxyError
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -117,6 +118,11 @@ def fetch(
     partial = blob.with_name(blob.name + PARTIAL)
     blob.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if expected.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            # Too large for plain HTTP: the library has another way, which begins anew when it is interrupted.
+            hf_hub_download(model, path, revision=commit)
+            progress(expected.size)
+            return
         with partial.open("ab") as file:
             _complete(model, commit, path, expected.size, file, progress, stop)
             os.fsync(file.fileno())
@@ -193,6 +199,10 @@ def explained(failure: Exception, model: str, revision: str) -> HubFailure:
             return HubFailure(f"the proxy does not let us through to {hub}: {_first_line(failure)}; check HTTPS_PROXY")
         case HTTPError():
             return HubFailure(f"cannot reach {hub}: {_first_line(failure)}; check the network, or HF_ENDPOINT")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return HubFailure(
+                f"{cache()} is full: free some, or set HF_HOME to another disk; then pull again, to go on"
+            )
         case OSError(filename=str() as where):
             return HubFailure(f"cannot write {where}: {failure.strerror}; set HF_HOME to a directory that will do")
     return HubFailure(f"{model}: {_first_line(failure)}")

@@ -19,7 +19,7 @@ from forebay.models.hub import HubFailure, Progress, Stopped
 from forebay.models.record import FileSum, Record, read_record, record_path, write_record
 from forebay.models.sizes import readable
 
-# The same weights again in other formats, where there are safetensors files.
+# The same weights again, where there are safetensors files, or else PyTorch's.
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.gguf", "*.tflite", "*.mlmodel")
 _OTHER_PLACES = ("*.onnx", "*.onnx_data", "onnx/*", "openvino/*", "coreml/*", "original/*", "consolidated*.safetensors")
 
@@ -86,8 +86,10 @@ def choose_files(files: Iterable[str], allow: Sequence[str], ignore: Sequence[st
     if allow or ignore:
         return [name for name in names if (not allow or _is_like(name, allow)) and not _is_like(name, ignore)]
     top = [name for name in names if "/" not in name]
-    if any(name.endswith(".safetensors") and not name.startswith("consolidated") for name in top):
-        return [name for name in names if not _is_like(name, _OTHER_FORMATS + _OTHER_PLACES)]
+    for weights in ("*.safetensors", "*.bin"):
+        if any(fnmatchcase(name, weights) and not name.startswith("consolidated") for name in top):
+            others = [pattern for pattern in _OTHER_FORMATS + _OTHER_PLACES if pattern != weights]
+            return [name for name in names if not _is_like(name, others)]
     variants = {name.split("-00001-of-")[0] for name in names if name.endswith(".gguf") and "-of-" not in name}
     variants |= {name.split("-00001-of-")[0] for name in names if "-00001-of-" in name and name.endswith(".gguf")}
     if len(variants) > 1:
