@@ -85,7 +85,8 @@ def _string(file: BinaryIO) -> str:
 
 
 def _count(file: BinaryIO) -> int:
-    if (count := _number(file, "Q")) > _MOST:
+    count: int = _number(file, "Q")
+    if count > _MOST:
         raise ValueError("no GGUF")
     return count
 

@@ -6,6 +6,7 @@ is a `HubFailure`, in one line with the fix.
 """
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -27,8 +28,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from forebay.models.record import FileSum, checksum
 
@@ -70,7 +72,7 @@ def quiet() -> None:
     """The library says nothing to people, who are told things here, and nothing about them to its makers."""
     constants.HF_HUB_DISABLE_TELEMETRY = True
     disable_progress_bars()
-    hub_logging.set_verbosity(hub_logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
 
 
 def cache() -> Path:
