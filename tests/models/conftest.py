@@ -40,9 +40,9 @@ class Machine:
             timeout=60,
         )
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, before: str = "", **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", MAIN, "models", *words],
+            [sys.executable, "-c", before + MAIN, "models", *words],
             env={**self.env, **env},
             cwd=self.home,
             stdout=subprocess.DEVNULL,

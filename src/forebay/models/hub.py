@@ -65,7 +65,9 @@ class HubFile:
         if self._stop.is_set():
             raise Stopped
         self._progress(len(chunk))
-        return self._file.write(chunk)
+        written = self._file.write(chunk)
+        self._file.flush()  # so that it is there for the next process, should this one be killed
+        return written
 
 
 def quiet() -> None:
@@ -132,7 +134,7 @@ def fetch(
             partial.unlink()
             raise HubFailure(f"{path} came with checksum {found}, not {expected.digest}; it was removed: pull again")
         partial.replace(blob)
-    except (HTTPError, OSError) as failure:
+    except (HTTPError, OSError, ValueError) as failure:  # ValueError: too large, and the library's way is not there
         raise explained(failure, model, commit) from failure
 
 

@@ -148,7 +148,7 @@ def _check_room(pull: Pull, free: Callable[[Path], int]) -> None:
     if needed and (room := free(existing)) <= needed:
         raise HubFailure(
             f"{pull.model} needs {readable(needed)} more and {hub.cache()} has {readable(room)} free: "
-            "free some, as with `forebay models remove`, or set HF_HOME to another disk"
+            "free some, as with `forebay models remove MODEL`, or set HF_HOME to another disk"
         )
 
 
