@@ -1,4 +1,4 @@
-"""`forebay models pull` and `verify`: a model comes here whole, and is found to be whole."""
+"""`models pull` and `models verify`: a model comes here whole, and is found to be whole."""
 
 import json
 import shutil

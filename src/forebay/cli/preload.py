@@ -1,4 +1,4 @@
-"""`forebay models preload`: a model's weights into memory before an engine asks for them."""
+"""`models preload`: a model's weights into memory before an engine asks for them."""
 
 import time
 from pathlib import Path
