@@ -8,6 +8,7 @@ from forebay.cli.db import db
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
 from forebay.cli.keys import keys
+from forebay.cli.models import models
 from forebay.cli.plan import plan
 from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
@@ -27,6 +28,7 @@ app.command(name="rollout")(rollout)
 app.command(name="plan")(plan)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
+app.add_typer(models, name="models")
 app.add_typer(config.app, name="config")
 app.command(name="usage")(usage)
 app.command(name="audit")(audit)

