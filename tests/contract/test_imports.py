@@ -19,6 +19,13 @@ PURE = (
     "config/reload.py",
     "refusals.py",
     "failures.py",
+    "sampling.py",
+    "talk/conversation.py",
+    "talk/heard.py",
+    "top/figures.py",
+    "doctor/finding.py",
+    "doctor/machine.py",
+    "doctor/gpus.py",
 )
 IMPURE_MODULES = {
     "asyncio",

@@ -1,0 +1,105 @@
+"""The `forebay` command as a process: run to its end, or on a terminal of its own."""
+
+import asyncio
+import fcntl
+import os
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+FOREBAY = str(Path(sys.executable).with_name("forebay"))
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def environment(home: Path, **env: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    usual = {"HOME": str(home), "FOREBAY_API_KEY": "sk-test", "COLUMNS": "200", "LANG": "C.UTF-8", "TERM": "xterm"}
+    return {**kept, **usual, **env}
+
+
+async def forebay(home: Path, *words: str, stdin: bytes = b"", **env: str) -> Done:
+    """Run a command in `home`; the key is `sk-test`."""
+    process = await asyncio.create_subprocess_exec(
+        *(FOREBAY, *words),
+        env=environment(home, **env),
+        cwd=home,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(stdin), 60)
+    return Done(process.returncode or 0, out.decode(), err.decode())
+
+
+class Terminal:
+    """A terminal with a command in it. `shown` is all that it has printed."""
+
+    def __init__(self, descriptor: int, process: asyncio.subprocess.Process) -> None:
+        self._descriptor = descriptor
+        self._news = asyncio.Event()
+        self.process = process
+        self.shown = ""
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def type(self, text: str) -> None:
+        os.write(self._descriptor, text.encode())
+
+    async def until(self, text: str, after: int = 0) -> int:
+        """Wait until it shows a text; return where that ends."""
+        async with asyncio.timeout(30):
+            while (at := self.shown.find(text, after)) < 0:
+                await self._news.wait()
+                self._news.clear()
+        return at + len(text)
+
+    async def status(self) -> int:
+        """Wait for the command's end."""
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    async def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        os.close(self._descriptor)
+
+    def _read(self) -> None:
+        try:
+            self.shown += os.read(self._descriptor, 65_536).decode(errors="replace")
+        except OSError:  # the other side is closed
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+        self._news.set()
+
+
+@asynccontextmanager
+async def on_terminal(home: Path, *words: str, **env: str) -> AsyncIterator[Terminal]:
+    """A command with a terminal that Ctrl-C can be typed at."""
+    ours, its = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(FOREBAY, *words),
+        env=environment(home, **env),
+        cwd=home,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(its)
+    terminal = Terminal(ours, process)
+    try:
+        yield terminal
+    finally:
+        await terminal.close()
