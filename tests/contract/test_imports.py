@@ -19,6 +19,7 @@ PURE = (
     "config/reload.py",
     "refusals.py",
     "failures.py",
+    "telemetry/catalogue.py",
     "sampling.py",
     "talk/conversation.py",
     "talk/heard.py",

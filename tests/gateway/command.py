@@ -83,6 +83,12 @@ class Terminal:
         self._news.set()
 
 
+def _take(terminal: int) -> None:
+    """Make it this process's own, so that what is typed there interrupts it. uvloop's new session would come later."""
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
 @asynccontextmanager
 async def on_terminal(home: Path, *words: str, **env: str) -> AsyncIterator[Terminal]:
     """A command with a terminal that Ctrl-C can be typed at."""
@@ -94,8 +100,7 @@ async def on_terminal(home: Path, *words: str, **env: str) -> AsyncIterator[Term
         stdin=its,
         stdout=its,
         stderr=its,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: _take(its),
     )
     os.close(its)
     terminal = Terminal(ours, process)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from forebay.cli.calling import caller
 from forebay.cli.db import Config
 from forebay.cli.grants import AsJson
 from forebay.config.settings import Settings
@@ -35,6 +36,8 @@ def doctor(
     """
     from forebay.cli.choose import engine_python
 
+    if url is not None:
+        caller(url, None)  # a URL that is none ends it here
     settings, found = _settings(config)
     role = role or (Role.gateway if settings.upstream else Role.serve)
     levels = set()

@@ -13,7 +13,7 @@ from forebay.config.places import data_file
 from forebay.config.settings import Settings
 from forebay.doctor import facts, machine, reach
 from forebay.doctor.engine import ask_engine, check_engine
-from forebay.doctor.finding import Finding
+from forebay.doctor.finding import Finding, wrong
 from forebay.doctor.gpus import check_cuda, check_driver, check_gpu
 
 
@@ -78,8 +78,15 @@ def _spaces(patient: Patient) -> Iterator[Finding]:
     if settings.log_file is not None:
         yield machine.check_space("logs", facts.space_at(settings.log_file.parent), machine.LOG_SPACE, "log_file")
     if settings.uses_database:
-        data = facts.space_at(settings.usage_spool_dir or data_file("usage"))
-        yield machine.check_space("data", data, machine.DATA_SPACE, "FOREBAY_HOME")
+        yield _check_data(settings)
+
+
+def _check_data(settings: Settings) -> Finding:
+    try:
+        place = settings.usage_spool_dir or data_file("usage")
+    except RuntimeError:
+        return wrong("space for data", reach.NO_HOME, reach.SET_HOME)
+    return machine.check_space("data", facts.space_at(place), machine.DATA_SPACE, "FOREBAY_HOME")
 
 
 def _reached(patient: Patient) -> Iterator[Finding]:

@@ -42,8 +42,8 @@ def cpu_flags() -> frozenset[str]:
 
 def space_at(path: Path) -> Space:
     """The file system that a path is on, or will be once its directories are made."""
-    there = path.expanduser().absolute()
-    while not there.exists() and there != there.parent:
+    there = Path(os.path.expanduser(path)).absolute()
+    while not os.path.exists(there) and there != there.parent:  # False, too, where one may not look
         there = there.parent
     directory = there if there.is_dir() else there.parent
     writable = os.access(directory, os.W_OK | os.X_OK)
@@ -53,7 +53,7 @@ def space_at(path: Path) -> Space:
 def hub_home(env: Mapping[str, str]) -> Path:
     """Where huggingface_hub keeps models and its token."""
     cache = Path(env.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(env.get("HF_HOME") or cache / "huggingface").expanduser()
+    return Path(os.path.expanduser(env.get("HF_HOME") or cache / "huggingface"))
 
 
 def hub_token(env: Mapping[str, str]) -> tuple[str | None, str, bool]:
@@ -61,7 +61,7 @@ def hub_token(env: Mapping[str, str]) -> tuple[str | None, str, bool]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := env.get(name):
             return token, name, False
-    path = Path(env.get("HF_TOKEN_PATH") or hub_home(env) / "token").expanduser()
+    path = Path(os.path.expanduser(env.get("HF_TOKEN_PATH") or hub_home(env) / "token"))
     try:
         token, mode = path.read_text(errors="replace").strip(), path.stat().st_mode
     except OSError:

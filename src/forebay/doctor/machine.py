@@ -104,6 +104,8 @@ def check_clock(wall: float, step_s: float, skew_s: float | None, peer: str) -> 
         return wrong("clock", f"{told} is in the past", fix)
     if abs(step_s) > STEP_S:
         return warning("clock", f"{told}, and it is being moved: {step_s:+.1f} s", fix)
+    if skew_s is None and peer:
+        return warning("clock", f"{told}; {peer} tells no time to compare with", "start it, or name another by --url")
     if skew_s is None:
         return ok("clock", told)
     told = f"{told}, {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} {peer}"

@@ -13,6 +13,7 @@ from forebay.doctor.finding import Finding, ok, warning, wrong
 from forebay.listening import listen, url_of
 
 WITHIN_S = 3.0
+NO_HOME, SET_HOME = "this user has no home directory", "set FOREBAY_HOME to a directory that lasts"
 
 
 def check_port(name: str, host: str, port: int, setting: str) -> Finding:
@@ -56,14 +57,16 @@ def check_database(settings: Settings) -> Finding:
     try:
         database = database_at(settings)
     except DatabaseError as failure:
-        return wrong("database", str(failure), "set DATABASE_URL as the message says")
+        return wrong("database", str(failure), "set DATABASE_URL to such a URL")
+    except RuntimeError:
+        return wrong("database", NO_HOME, SET_HOME)
     if database.file is not None and not database.file.exists():
         return ok("database", f"{database.where} will be made at the first start")
     try:
         database.check()
     except DatabaseError as failure:
-        told = str(failure)
-        return wrong("database", told, "" if "; " in told else "start it, or set DATABASE_URL to one that is reached")
+        told, _, fix = str(failure).partition("; ")
+        return wrong("database", told, fix or "start it, or set DATABASE_URL to one that is reached")
     finally:
         database.close()
     return ok("database", f"{database.where} is reached and as it must be")
@@ -138,5 +141,6 @@ def _plain(failure: Exception) -> str:
 
 def url_for_clock(settings: Settings, url: str | None) -> str | None:
     """Whose clock to compare ours with: who was named, else the first engine with an http URL."""
-    named = (one.partition("#")[0] for one in settings.upstream if one.startswith(("http://", "https://")))
+    schemes = ("http://",) if settings.upstream_ca_file is not None else ("http://", "https://")
+    named = (one.partition("#")[0] for one in settings.upstream if one.startswith(schemes))
     return url or next(named, None)

@@ -1,5 +1,6 @@
 """What may be typed in a chat instead of a question: a table of commands. Each changes the talk and says so."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def leave(talk: Talk, _: str) -> str:
 def _file(name: str) -> Path:
     if not name:
         raise NotDone("name a file, as in /save talk.json")
-    return Path(name).expanduser().absolute()
+    return Path(os.path.expanduser(name)).absolute()
 
 
 COMMANDS: dict[str, tuple[Command, str]] = {

@@ -61,7 +61,8 @@ class Session:
     def _take(self, text: str) -> None:
         try:
             if text.startswith("/"):
-                self._screen.note(obey(self._talk, text))
+                if told := obey(self._talk, text):
+                    self._screen.note(told)
             elif question := text.removeprefix(QUOTES).removesuffix(QUOTES).strip():
                 self._turn(question)
         except (NotDone, NoAnswer) as wrong:
@@ -69,15 +70,14 @@ class Session:
             self.failed = True
 
     def _turn(self, question: str) -> None:
-        """Ask, print the answer as it comes, and remember both."""
+        """Ask, print the answer as it comes, and remember both. Raises `NoAnswer`, and then remembers nothing."""
         heard = Heard(monotonic())
         try:
             self._listen(heard, question)
         except KeyboardInterrupt:
-            self._screen.note("\n(stopped)")
-        finally:
-            self._screen.end_line()
-            self._remember(heard, question)
+            self._screen.note("(stopped)")
+        self._screen.end_line()
+        self._remember(heard, question)
 
     def _listen(self, heard: Heard, question: str) -> None:
         body: dict[str, Any] = {"model": self._talk.model, "messages": self._talk.conversation.messages(question)}

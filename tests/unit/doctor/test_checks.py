@@ -82,7 +82,6 @@ def test_space(tmp_path: Path) -> None:
     there = space_at(tmp_path / "not" / "there" / "yet")
     assert there.writable
     assert there.free_bytes > 0
-    assert not space_at(Path("/proc/1/x")).writable or space_at(Path("/proc/1/x")).free_bytes == 0
 
 
 def test_hub_token(tmp_path: Path) -> None:
@@ -113,7 +112,11 @@ def test_hub_token(tmp_path: Path) -> None:
     ],
 )
 def test_clock(wall: float, step_s: float, skew_s: float | None, level: str, told: str) -> None:
-    stands(check_clock(wall, step_s, skew_s, "peer"), level, told)
+    stands(check_clock(wall, step_s, skew_s, "peer" if skew_s is not None else ""), level, told)
+
+
+def test_a_clock_that_could_not_be_compared_is_said_so() -> None:
+    stands(check_clock(NOW, 0.0, None, "http://x"), "warning", "http://x tells no time")
 
 
 def test_gpus_as_nvidia_smi_lists_them() -> None:
