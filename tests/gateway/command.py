@@ -1,6 +1,7 @@
-"""The `forebay` command as a process: run to its end, or on a terminal of its own."""
+"""The `forebay` command as a process, run to its end or on a terminal of its own; and, much faster, in this one."""
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -10,6 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from forebay.cli.main import app
 
 FOREBAY = str(Path(sys.executable).with_name("forebay"))
 
@@ -41,6 +46,19 @@ async def forebay(home: Path, *words: str, stdin: bytes = b"", **env: str) -> Do
     )
     out, err = await asyncio.wait_for(process.communicate(stdin), 60)
     return Done(process.returncode or 0, out.decode(), err.decode())
+
+
+async def within(home: Path, *words: str, stdin: bytes = b"", **env: str) -> Done:
+    """Run a command in `home`, as `forebay` does, in a thread of this process: to start one takes a second."""
+
+    def run() -> Done:
+        given: dict[str, str | None] = {**dict.fromkeys(os.environ), **environment(home, **env)}
+        with contextlib.chdir(home):
+            done = CliRunner().invoke(app, words, stdin, given, prog_name="forebay")
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return Done(done.exit_code, done.stdout, done.stderr)
+
+    return await asyncio.to_thread(run)
 
 
 class Terminal:

@@ -8,7 +8,7 @@ import pytest
 from forebay.asking import Caller, NoAnswer, NotAsked
 from forebay.cli.calling import caller
 from tests.gateway.calls import CHAT
-from tests.gateway.command import forebay, on_terminal
+from tests.gateway.command import forebay, on_terminal, within
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 
@@ -32,13 +32,13 @@ async def test_an_answer_goes_to_standard_output_and_nothing_else(start_gateway:
 async def test_an_answer_as_json_has_its_figures(start_gateway: StartGateway, tmp_path: Path) -> None:
     async with FakeEngine(tokens=3) as engine, start_gateway(engine.url) as running:
         words = ("generate", "a b", "--url", running.url, "--json", "--raw", "--max-tokens", "2", "--stop", "x")
-        told = json.loads((await forebay(tmp_path, *words)).out)
+        told = json.loads((await within(tmp_path, *words)).out)
         assert (told["text"], told["finish_reason"], told["completion_tokens"]) == (" t0 t1", "length", 2)
         assert (told["model"], told["prompt_tokens"]) == ("fake-model", 2)
         assert 0 < told["time_to_first_token_s"] <= told["duration_s"]
         (asked,) = engine.calls(COMPLETIONS)
         assert (asked.body["prompt"], asked.body["stop"], asked.body["max_tokens"]) == ("a b", ["x"], 2)
-        lines = (await forebay(tmp_path, *words, "--stream")).out.splitlines()
+        lines = (await within(tmp_path, *words, "--stream")).out.splitlines()
         assert [json.loads(line) for line in lines[:2]] == [{"delta": " t0"}, {"delta": " t1"}]
         assert json.loads(lines[2])["text"] == " t0 t1"
 
@@ -51,7 +51,7 @@ async def test_no_answer_is_one_line_and_status_1(start_gateway: StartGateway, t
             (("--url", "http://127.0.0.1:1"), {}, "Connection refused; is a gateway running there?"),
             (("--url", "http://no-such-host.invalid"), {}, "is a gateway running there?"),
         ]:
-            done = await forebay(tmp_path, "generate", "hello", *words, **env)
+            done = await within(tmp_path, "generate", "hello", *words, **env)
             assert (done.status, done.out) == (1, "")
             assert told in done.err
             assert len(done.err.splitlines()) == 1
@@ -60,12 +60,12 @@ async def test_no_answer_is_one_line_and_status_1(start_gateway: StartGateway, t
 async def test_half_an_answer_is_a_failure(tmp_path: Path) -> None:
     async with FakeEngine(tokens=3) as engine:
         engine.script(Behaviour(faults=[Fault("token", "close", after=2)]))
-        done = await forebay(tmp_path, "generate", "hello", "--url", engine.url, "--stream")
+        done = await within(tmp_path, "generate", "hello", "--url", engine.url, "--stream")
         assert (done.status, done.out) == (1, " t0 t1\n")
         engine.script(Behaviour(faults=[Fault("token", "finish", after=2)]))
-        assert "cut off" in (await forebay(tmp_path, "generate", "hello", "--url", engine.url)).err
+        assert "cut off" in (await within(tmp_path, "generate", "hello", "--url", engine.url)).err
         engine.script(Behaviour(error_after=1))
-        assert "the answer failed: " in (await forebay(tmp_path, "generate", "hello", "--url", engine.url)).err
+        assert "the answer failed: " in (await within(tmp_path, "generate", "hello", "--url", engine.url)).err
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_half_an_answer_is_a_failure(tmp_path: Path) -> None:
 )
 async def test_a_wrong_option_is_status_2(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     async with FakeEngine() as engine:
-        done = await forebay(tmp_path, *words, FOREBAY_URL=engine.url)
+        done = await within(tmp_path, *words, FOREBAY_URL=engine.url)
     assert done.status == 2
     assert told in done.err
     assert "Traceback" not in done.err
@@ -93,7 +93,7 @@ async def test_a_key_is_read_from_a_file(start_gateway: StartGateway, tmp_path: 
     (tmp_path / "key").write_text("sk-test\n")
     async with FakeEngine(tokens=1) as engine, start_gateway(engine.url) as running:
         words = ("generate", "x", "--url", running.url, "--key-file", "key")
-        assert (await forebay(tmp_path, *words, FOREBAY_API_KEY="")).status == 0
+        assert (await within(tmp_path, *words, FOREBAY_API_KEY="")).status == 0
 
 
 def test_a_gateways_own_keys_are_for_a_gateway_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ async def test_a_redirect_does_not_get_the_key(tmp_path: Path) -> None:
     async with FakeEngine() as elsewhere, FakeEngine() as engine:
         location = ("location", f"{elsewhere.url}/v1/models")
         engine.on("/v1/models", Behaviour(status=302, body="", headers=[location]))
-        done = await forebay(tmp_path, "generate", "x", "--url", engine.url)
+        done = await within(tmp_path, "generate", "x", "--url", engine.url)
     assert (done.status, elsewhere.requests) == (1, [])
     assert "answered with status 302" in done.err
 
@@ -123,7 +123,7 @@ def test_a_key_that_no_header_takes_is_refused(key: str) -> None:
 async def test_a_silent_gateway_is_given_up(tmp_path: Path) -> None:
     async with FakeEngine() as engine:
         engine.script(Behaviour(faults=[Fault("token", "hang", after=1)]))
-        done = await forebay(tmp_path, "generate", "x", "--url", engine.url, "--timeout", "0.3")
+        done = await within(tmp_path, "generate", "x", "--url", engine.url, "--timeout", "0.3")
         assert (done.status, "says nothing for 0.3 s" in done.err) == (1, True)
         await engine.wait_for(lambda e: e.running == 0)
 
@@ -159,7 +159,7 @@ async def test_a_question_that_fails_is_status_1_and_not_in_the_history(
 ) -> None:
     async with FakeEngine(tokens=1) as engine, start_gateway(engine.url) as running:
         engine.script(Behaviour(status=400))
-        done = await forebay(tmp_path, "chat", "--url", running.url, stdin=b"one\ntwo\n\xff\n/nope\n")
+        done = await within(tmp_path, "chat", "--url", running.url, stdin=b"one\ntwo\n\xff\n/nope\n")
         assert (done.status, done.out) == (1, " t0\n" * 2)
         assert "no command /nope" in done.err
         messages = engine.calls(CHAT)[-1].body["messages"]

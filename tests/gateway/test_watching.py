@@ -14,7 +14,7 @@ import pytest
 from forebay.config.settings import Settings
 from forebay.config.sources import load_settings
 from tests.gateway.calls import chat
-from tests.gateway.command import FOREBAY, Done, environment, forebay, on_terminal
+from tests.gateway.command import FOREBAY, Done, environment, forebay, on_terminal, within
 from tests.gateway.conftest import KEY, StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.servers import ValkeyServer
@@ -50,7 +50,7 @@ async def test_one_frame_tells_what_happened_within_the_interval(start_gateway: 
 async def test_top_says_why_it_cannot_look(start_gateway: StartGateway, tmp_path: Path) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
         for url, env in ((running.url, {"FOREBAY_API_KEY": "no"}), (engine.url, {}), ("http://127.0.0.1:1", {})):
-            done = await forebay(tmp_path, "top", "--once", "--interval", "0.1", "--url", url, **env)
+            done = await within(tmp_path, "top", "--once", "--interval", "0.1", "--url", url, **env)
             assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1)
 
 
@@ -91,7 +91,7 @@ async def test_a_gateway_is_examined_with_all_that_it_needs(tmp_path: Path) -> N
         async with FakeEngine() as engine:
             env = {"UPSTREAMS": engine.url, "REDIS_URL": valkey.url, "FOREBAY_REDIS_TIMEOUT_S": "2"}
             env |= {"FOREBAY_PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/new.db"}
-            done = await forebay(tmp_path, "doctor", "--json", **env)
+            done = await within(tmp_path, "doctor", "--json", **env)
             found = findings(done)
             assert (done.status, json.loads(done.out)["role"]) == (0, "gateway"), found
             assert "engine" not in found, "a gateway has none of its own"
@@ -106,7 +106,7 @@ async def test_a_gateway_is_examined_with_all_that_it_needs(tmp_path: Path) -> N
 async def test_what_is_away_is_wrong_and_no_password_is_shown(tmp_path: Path) -> None:
     env = {"REDIS_URL": "redis://:geheim@127.0.0.1:1/0", "UPSTREAMS": "http://127.0.0.1:1,unix:///no/such,dns://x:1"}
     env |= {"DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/x", "FOREBAY_PORT": "0"}
-    done = await forebay(tmp_path, "doctor", "--json", **env)
+    done = await within(tmp_path, "doctor", "--json", **env)
     found = findings(done)
     assert done.status == 1
     assert (found["redis"]["level"], found["database"]["level"]) == ("wrong", "wrong")
@@ -122,7 +122,7 @@ async def test_a_port_is_free_or_taken_or_forebays_already(start_gateway: StartG
             (running.url.rpartition(":")[2], "ok", "listens there already"),
             (str(engine.port), "wrong", "Address already in use"),
         ):
-            done = await forebay(tmp_path, "doctor", "--json", "--role", "gateway", FOREBAY_PORT=taken)
+            done = await within(tmp_path, "doctor", "--json", "--role", "gateway", FOREBAY_PORT=taken)
             finding = findings(done)[f"port {taken} (gateway)"]
             assert (finding["level"], done.status) == (level, int(level == "wrong"))
             assert told in finding["told"]
@@ -132,7 +132,7 @@ async def test_an_agents_ports_are_looked_at_for_an_engine(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         env = {"FOREBAY_ENGINE_PORT": str(port), "FOREBAY_AGENT_PORT": "0", "FOREBAY_ENGINE_PYTHON": "/no"}
-        found = findings(await forebay(tmp_path, "doctor", "--json", "--role", "engine", **env))
+        found = findings(await within(tmp_path, "doctor", "--json", "--role", "engine", **env))
     assert found[f"port {port} (engine)"]["level"] == "wrong"
     assert found["port 0 (agent)"]["level"] == "ok"
 
@@ -148,13 +148,13 @@ async def test_the_clock_is_compared_with_another_machines(behind_s: int, level:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         words = ("doctor", "--json", "--role", "gateway", "--url", url)
-        clock = findings(await forebay(tmp_path, *words, FOREBAY_PORT="0"))["clock"]
+        clock = findings(await within(tmp_path, *words, FOREBAY_PORT="0"))["clock"]
     assert (clock["level"], url in clock["told"]) == (level, True)
 
 
 async def test_settings_that_are_wrong_are_a_finding_a_line(tmp_path: Path) -> None:
     (tmp_path / "forebay.toml").write_text('prot = 1\nlog_level = "loud"\n')
-    done = await forebay(tmp_path, "doctor", "--role", "gateway")
+    done = await within(tmp_path, "doctor", "--role", "gateway")
     assert done.status == 1
     assert done.out.count("wrong    settings: ") == 2
     assert "forebay.toml:1" in done.out
@@ -181,23 +181,23 @@ async def test_a_file_to_begin_with_has_every_setting_and_is_valid(tmp_path: Pat
 async def test_settings_are_validated_and_shown_for_programs(tmp_path: Path) -> None:
     file = tmp_path / "forebay.toml"
     file.write_text(f'port = 8123\napi_keys = ["{KEY}"]\n')
-    shown = json.loads((await forebay(tmp_path, "config", "show", "--json")).out)
+    shown = json.loads((await within(tmp_path, "config", "show", "--json")).out)
     assert shown["port"] == {"value": 8123, "from": "forebay.toml:1"}
     assert shown["api_keys"]["value"] == ["***"]
-    every = json.loads((await forebay(tmp_path, "config", "show", "--json", "--all")).out)
+    every = json.loads((await within(tmp_path, "config", "show", "--json", "--all")).out)
     assert (set(every), every["host"]["from"]) == (set(Settings.model_fields), "default")
-    assert json.loads((await forebay(tmp_path, "config", "validate", "--json")).out)["valid"] is True
+    assert json.loads((await within(tmp_path, "config", "validate", "--json")).out)["valid"] is True
     file.write_text("prot = 1\n")
     for name in ("validate", "check"):
-        done = await forebay(tmp_path, "config", name, "--json")
+        done = await within(tmp_path, "config", name, "--json")
         told = json.loads(done.out)
         assert (done.status, told["valid"], len(told["problems"])) == (2, False, 1)
-    bad = await forebay(tmp_path, "config", "validate", UPSTREAMS="ftp://x", FOREBAY_CONFIG="/dev/null")
+    bad = await within(tmp_path, "config", "validate", UPSTREAMS="ftp://x", FOREBAY_CONFIG="/dev/null")
     assert (bad.status, "upstream: " in bad.err) == (2, True)
 
 
 async def test_the_schema_describes_every_setting_and_where_it_is_set(tmp_path: Path) -> None:
-    schema = json.loads((await forebay(tmp_path, "config", "schema")).out)
+    schema = json.loads((await within(tmp_path, "config", "schema")).out)
     found = schema["properties"]
     assert set(found) == set(Settings.model_fields)
     assert schema["additionalProperties"] is False
