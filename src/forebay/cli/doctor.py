@@ -59,7 +59,7 @@ def _settings(config: Config) -> tuple[Settings, list[Finding]]:
     except SettingsError as invalid:
         fix = "correct it where the message says; `forebay config init` writes a file with all settings"
         return Settings(), [wrong("settings", line, fix) for line in str(invalid).splitlines()]
-    return settings, [ok("settings", f"valid; {len(origin)} are not left at their defaults")]
+    return settings, [ok("settings", f"valid; set: {len(origin)}")]
 
 
 def _show(finding: Finding) -> None:

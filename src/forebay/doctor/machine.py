@@ -108,7 +108,8 @@ def check_clock(wall: float, step_s: float, skew_s: float | None, peer: str) -> 
         return warning("clock", f"{told}; {peer} tells no time to compare with", "start it, or name another by --url")
     if skew_s is None:
         return ok("clock", told)
-    told = f"{told}, {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} {peer}"
+    apart = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'}" if abs(skew_s) >= 1 else "as at"
+    told = f"{told}, {apart} {peer}"
     if abs(skew_s) > SKEW_WRONG_S:
         return wrong("clock", f"{told}: tokens and expiries go wrong", fix)
     return warning("clock", told, fix) if abs(skew_s) > SKEW_WARNING_S else ok("clock", told)

@@ -55,7 +55,7 @@ class Heard:
 
     def in_words(self) -> str:
         """Its figures on one line."""
-        parts = [f"{self.tokens} tokens"]
+        parts = [f"{self.tokens} {'token' if self.tokens == 1 else 'tokens'}"]
         parts += [f"first after {self.ttft_s:.2f} s"] if self.ttft_s is not None else []
         parts += [f"{self.tokens_per_s:.1f} tokens/s"] if self.tokens_per_s is not None else []
         return " · ".join(parts)

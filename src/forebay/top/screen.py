@@ -30,10 +30,10 @@ def _title(url: str, health: Mapping[str, Any]) -> Text:
     words = [
         f"forebay {health.get('version', '?')} at {url}",
         status,
-        f"{health.get('active_requests', 0)} under way",
-        f"{health.get('connections', 0)} connections",
-        f"{health.get('total_requests', 0)} answered",
-        f"cache {cache.get('entries', 0)} answers, {cache.get('bytes', 0) / 1024 / 1024:.1f} MiB",
+        f"under way {health.get('active_requests', 0)}",
+        f"connections {health.get('connections', 0)}",
+        f"answered {health.get('total_requests', 0)}",
+        f"cached {cache.get('entries', 0)}, {cache.get('bytes', 0) / 1024 / 1024:.1f} MiB",
     ]
     return Text(visible(" · ".join(words)) + "\n", style="bold" if status == "ok" else "bold yellow")
 

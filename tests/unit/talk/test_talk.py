@@ -76,7 +76,7 @@ def test_an_answer_is_timed_by_its_tokens() -> None:
 def test_of_an_answer_that_was_left_its_pieces_are_counted() -> None:
     heard = Heard(began=0.0)
     heard.take(delta(content="a"), 1.0)
-    assert (heard.tokens, heard.tokens_per_s, heard.in_words()) == (1, None, "1 tokens · first after 1.00 s")
+    assert (heard.tokens, heard.tokens_per_s, heard.in_words()) == (1, None, "1 token · first after 1.00 s")
     assert Heard(began=0.0).in_words() == "0 tokens"
     assert totals([]) == "answers: 0\ntokens: 0 in prompts, 0 generated"
 
