@@ -25,6 +25,14 @@ PURE = (
     "config/reload.py",
     "refusals.py",
     "failures.py",
+    "telemetry/catalogue.py",
+    "sampling.py",
+    "talk/conversation.py",
+    "talk/heard.py",
+    "top/figures.py",
+    "doctor/finding.py",
+    "doctor/machine.py",
+    "doctor/gpus.py",
 )
 IMPURE_MODULES = {
     "asyncio",

@@ -4,15 +4,19 @@ import typer
 
 from forebay import __version__
 from forebay.cli import config
+from forebay.cli.chat import chat
 from forebay.cli.db import db
+from forebay.cli.doctor import doctor
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
+from forebay.cli.generate import generate
 from forebay.cli.keys import keys
 from forebay.cli.models import models
 from forebay.cli.plan import plan
 from forebay.cli.rollout import rollout
 from forebay.cli.serve import serve
 from forebay.cli.tenants import tenants
+from forebay.cli.top import top
 from forebay.cli.usage import audit, usage
 
 app = typer.Typer(
@@ -29,6 +33,10 @@ app.command(name="plan")(plan)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
 app.add_typer(models, name="models")
+app.command(name="chat")(chat)
+app.command(name="generate")(generate)
+app.command(name="top")(top)
+app.command(name="doctor")(doctor)
 app.add_typer(config.app, name="config")
 app.command(name="usage")(usage)
 app.command(name="audit")(audit)

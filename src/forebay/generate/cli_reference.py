@@ -36,7 +36,8 @@ def render() -> str:
 def _section(name: str, command: Any) -> str:
     what = command.help.partition("\n")[0].rstrip(":.")
     own = [parameter for parameter in command.params if not _is_setting(parameter)]
-    lines = [f"## {name}\n", f"{what}.\n", "| argument or option | meaning |", "| --- | --- |"]
+    lines = [f"## {name}\n", f"{what}."]
+    lines += ["\n| argument or option | meaning |", "| --- | --- |"] if own else []
     lines += [f"| `{_name(parameter)}` | {parameter.help} |" for parameter in own]
     settings = [f"`{parameter.opts[0]}`" for parameter in command.params if _is_setting(parameter)]
     if settings:

@@ -13,7 +13,12 @@ HEADER = """\
 
 
 def render() -> str:
-    lines = [HEADER]
+    return f"{HEADER}\n{body()}"
+
+
+def body() -> str:
+    """All settings, group by group."""
+    lines = []
     for group, fields in by_group():
         lines.append(f"# --- {group} ---\n")
         for name, field in fields:
