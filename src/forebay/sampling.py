@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from forebay.policy.presets import BUILT_IN
+
 Sampling = dict[str, float | int]
 
 
@@ -15,13 +17,8 @@ class Preset(StrEnum):
     chat = "chat"
 
 
-PRESETS: dict[Preset, Sampling] = {
-    Preset.deterministic: {"temperature": 0.0, "top_p": 1.0, "seed": 0},
-    Preset.balanced: {"temperature": 0.7, "top_p": 0.9},
-    Preset.creative: {"temperature": 1.0, "top_p": 0.95, "presence_penalty": 0.3},
-    Preset.code_generation: {"temperature": 0.2, "top_p": 0.95},
-    Preset.chat: {"temperature": 0.6, "top_p": 0.9, "frequency_penalty": 0.1},
-}
+# The gateway's own values: what is sent means the same to any other server.
+PRESETS: dict[Preset, Sampling] = {name: BUILT_IN[name].model_dump(exclude_none=True) for name in Preset}
 
 
 def sampling(preset: Preset | None, **said: float | int | None) -> Sampling:
