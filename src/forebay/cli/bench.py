@@ -1,12 +1,17 @@
 """`forebay bench throughput|latency|sweep`: how fast a server is, and how much it can take."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forebay.cli.bench_options import Options, with_load_options
 from forebay.cli.options import EXIT_USAGE, fail
 from forebay.loadgen.arrivals import Process
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from forebay.loadgen.arrivals import Load
 
 app = typer.Typer(
     help="Measure a server as its callers see it: throughput, latency, and the highest rate that it can take.",
@@ -35,8 +40,8 @@ def throughput(
     from forebay.cli.bench_run import run_once
     from forebay.loadgen.arrivals import Closed
 
-    load = Closed(concurrency)
-    run_once("throughput", options, lambda draw: load, requests, concurrency if warmup is None else warmup)
+    warm = concurrency if warmup is None else warmup
+    run_once("throughput", options, lambda draw: Closed(concurrency), requests, warm, concurrency=concurrency)
 
 
 @app.command()
@@ -62,14 +67,10 @@ def latency(
     from forebay.loadgen.arrivals import Closed
     from forebay.loadgen.arrivals import arrivals as arriving
 
-    warm = 3 if warmup is None else warmup
-    run_once(
-        "latency",
-        options,
-        lambda draw: Closed(1) if rate is None else arriving(arrivals, rate, requests, draw),
-        requests,
-        warm,
-    )
+    def load(draw: "Random") -> "Load":
+        return Closed(1) if rate is None else arriving(arrivals, rate, requests, draw)
+
+    run_once("latency", options, load, requests, 3 if warmup is None else warmup, rate=rate, arrivals=arrivals)
 
 
 @app.command()

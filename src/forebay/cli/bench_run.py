@@ -1,44 +1,30 @@
-"""Running a benchmark: the server, the prompts, progress on the terminal, Ctrl-C, and where the report goes."""
+"""Running a benchmark, once or as a sweep, and where its report goes."""
 
-import asyncio
-import contextlib
-import json
 import math
-import resource
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import typer
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from forebay.cli.bench_options import Options, key, objectives
+from forebay.cli.bench_open import Bench, opened_bench, target_of
+from forebay.cli.bench_options import Options, objectives
 from forebay.cli.bench_print import print_outcome
 from forebay.cli.options import EXIT_USAGE, fail
 from forebay.loadgen.arrivals import Closed, Load, Process, arrivals
-from forebay.loadgen.asking import Asker
-from forebay.loadgen.figures import Measured, Sample, Slo, meets, summarise
+from forebay.loadgen.figures import Sample, Slo, meets, summarise
 from forebay.loadgen.outcome import Outcome, as_json
-from forebay.loadgen.prompts import Lengths, NotPrompts, Prompt, read_prompts, shuffled, synthetic
+from forebay.loadgen.prompts import NotPrompts
 from forebay.loadgen.report import as_html
-from forebay.loadgen.run import Standing, measure
 from forebay.loadgen.sweep import best, judge, next_rate, propose
-from forebay.loadgen.target import NoServer, Target, measured_scale, tokens_per_character, with_model
-from forebay.upstream.pool import Address, UpstreamPool
+from forebay.loadgen.target import NoServer
 
 EXIT_INTERRUPTED = 130
-CONNECT_TIMEOUT_S = 10.0
-IDLE_S = 4.0  # vLLM closes a connection that has idled for 5 s
 FEWEST_REQUESTS = 10  # a rate is judged by so many at least
-_SAMPLE_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -54,37 +40,17 @@ class SweepPlan:
     process: Process
 
 
-@dataclass
-class Bench:
-    """A server that answers, prompts for it, and what Ctrl-C stops."""
-
-    target: Target
-    asker: Asker
-    prompts: Iterator[Prompt]
-    draw: Random
-    bar: Progress
-    stop: asyncio.Event
-
-    async def run(
-        self, what: str, load: Load, count: int, each: Callable[[Sample], None] = lambda sample: None
-    ) -> Measured:
-        requests = [self.target.question(prompt) for prompt in islice(self.prompts, count)]
-        task = self.bar.add_task(what, total=count, speed="")
-
-        def watch(standing: Standing) -> None:
-            self.bar.update(task, completed=standing.ended, speed=_speed(standing))
-
-        return await measure(self.asker, requests, load, self.stop, watch, each)
-
-
-def run_once(kind: str, options: Options, load: Callable[[Random], Load], count: int, warmup: int) -> None:
-    """One run, and its report."""
+def run_once(
+    kind: str, options: Options, load: Callable[[Random], Load], count: int, warmup: int, **told: object
+) -> None:
+    """One run, and its report; `told` are options that the report names too."""
     slo = Slo(**found) if (found := objectives(options)) else None
 
     async def go(bench: Bench, outcome: Outcome) -> None:
         outcome.slo = slo
+        outcome.options |= told | {"requests": count, "warmup": warmup}
         made = load(bench.draw)
-        await _warm(bench, warmup, warmup if isinstance(made, Closed) else 1)
+        await _warm(bench, warmup, made.concurrency if isinstance(made, Closed) else 1)
         outcome.run = await bench.run("measuring", made, count)
         outcome.summary = summarise(outcome.run, slo)
 
@@ -111,23 +77,17 @@ def run_sweep(options: Options, plan: SweepPlan, warmup: int) -> None:
 async def _try(bench: Bench, outcome: Outcome, plan: SweepPlan, rate: float) -> bool:
     """Try one rate, until it is known to be too much; whether it was tried to the end."""
     assert outcome.slo is not None
-    slo, missed, asked = outcome.slo, 0, bench.stop
+    slo, missed = outcome.slo, 0
     count = max(math.ceil(rate * plan.duration_s), FEWEST_REQUESTS)
-    bench.stop = enough = asyncio.Event()
-    following = asyncio.create_task(_follow(asked, enough))
 
-    def each(sample: Sample) -> None:
+    def too_many_missed(sample: Sample) -> bool:
         nonlocal missed
         missed += not meets(sample, slo)
-        if missed > (1 - plan.attainment) * count:
-            enough.set()
+        return missed > (1 - plan.attainment) * count
 
-    try:
-        run = await bench.run(f"{rate:.3g} requests/s", arrivals(plan.process, rate, count, bench.draw), count, each)
-    finally:
-        following.cancel()
-        bench.stop = asked
-    if asked.is_set():
+    load = arrivals(plan.process, rate, count, bench.draw)
+    run = await bench.run(f"{rate:.3g} requests/s", load, count, too_many_missed)
+    if run.stopped:
         return False
     trial = judge(rate, run, summarise(run, slo), plan.attainment)
     outcome.trials.append(trial)
@@ -137,25 +97,20 @@ async def _try(bench: Bench, outcome: Outcome, plan: SweepPlan, rate: float) -> 
     return True
 
 
-async def _follow(asked: asyncio.Event, enough: asyncio.Event) -> None:
-    await asked.wait()
-    enough.set()
-
-
 async def _warm(bench: Bench, count: int, concurrency: int) -> None:
     """Requests that are not measured: connections are made, and the engine has compiled what it will run."""
     if count:
         await bench.run("warming up", Closed(concurrency), count)
 
 
-def _run(kind: str, options: Options, go: Callable[[Bench, Outcome], Any]) -> Outcome:
-    target, chosen = _target(options), asdict(options)
+def _run(kind: str, options: Options, go: Callable[[Bench, Outcome], Awaitable[None]]) -> Outcome:
+    target, chosen = target_of(options), asdict(options)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     told = {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
     outcome = Outcome(kind, str(target.address), "", started_at, told, None)
 
     async def run() -> None:
-        async with _opened(options, target) as bench:
+        async with opened_bench(options, target) as bench:
             outcome.model = bench.target.model
             await go(bench, outcome)
             outcome.stopped = bench.stop.is_set()
@@ -167,69 +122,6 @@ def _run(kind: str, options: Options, go: Callable[[Bench, Outcome], Any]) -> Ou
     except NotPrompts as wrong:
         fail(f"prompts: {options.prompts}: {wrong}", EXIT_USAGE)
     return outcome
-
-
-@contextlib.asynccontextmanager
-async def _opened(options: Options, target: Target) -> AsyncIterator[Bench]:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    pool = UpstreamPool(target.address, connect_timeout_s=CONNECT_TIMEOUT_S, idle_s=IDLE_S, max_connections=hard)
-    draw, stop, loop = Random(options.seed), asyncio.Event(), asyncio.get_running_loop()  # noqa: S311 (no secret)
-    try:
-        target = await with_model(target, pool)
-        prompts = await _prompts(options, target, pool, draw)
-        loop.add_signal_handler(signal.SIGINT, _interrupt, loop, stop)
-        with _bar() as bar:
-            yield Bench(target, Asker(pool, options.timeout), prompts, draw, bar, stop)
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        pool.close()
-
-
-def _interrupt(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """The first Ctrl-C ends the measurement; a second one the process."""
-    stop.set()
-    loop.remove_signal_handler(signal.SIGINT)
-
-
-async def _prompts(options: Options, target: Target, pool: UpstreamPool, draw: Random) -> Iterator[Prompt]:
-    if options.prompts is None:
-        lengths = Lengths(options.input_tokens, options.output_tokens, options.vary)
-        return synthetic(lengths, await measured_scale(target, pool), draw)
-    try:
-        text = options.prompts.read_text()
-    except (OSError, UnicodeDecodeError) as failure:
-        raise NotPrompts(f"cannot be read: {getattr(failure, 'strerror', None) or 'no text'}") from None
-    read_prompts(text, options.output_tokens)
-    per_character = await tokens_per_character(target, pool, text[:_SAMPLE_CHARACTERS])
-    return shuffled(read_prompts(text, options.output_tokens, per_character), draw)
-
-
-def _target(options: Options) -> Target:
-    try:
-        address = Address.parse(options.url, options.ca_file)
-    except (ValueError, OSError) as wrong:
-        fail(f"url: {wrong}", EXIT_USAGE)
-    extra: dict[str, Any] = {}
-    if options.ignore_eos or (options.ignore_eos is None and options.prompts is None):
-        extra["ignore_eos"] = True
-    try:
-        extra |= dict(json.loads(options.extra or "{}"))
-    except (ValueError, TypeError):
-        fail('extra: not a JSON object, such as {"temperature": 0}', EXIT_USAGE)
-    return Target(address, key(options), options.model, options.endpoint == "chat", tuple(extra.items()))
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, TextColumn("{task.fields[speed]}"), console=console, disable=not console.is_terminal)
-
-
-def _speed(standing: Standing) -> str:
-    elapsed = max(standing.elapsed_s, 1e-3)
-    failed = f", {standing.failed} failed" if standing.failed else ""
-    return f"{standing.ended / elapsed:.1f} requests/s, {standing.tokens / elapsed:.0f} tokens/s{failed}"
 
 
 def _report(options: Options, outcome: Outcome) -> None:

@@ -110,7 +110,7 @@ class Answer:
 
     def failed(self, failure: Failure) -> None:
         self.sample.ended = time.monotonic()
-        self.sample.failure = str(failure)
+        self.sample.failure = f"{failure.kind}: {failure}"
         self._done(self, failure)
 
     def _wrong(self) -> str | None:

@@ -126,8 +126,8 @@ def spread(values: Iterable[float]) -> Spread | None:
         return None
     mean = sum(ordered) / len(ordered)
     std = sqrt(sum((value - mean) ** 2 for value in ordered) / len(ordered))
-    middle, *high = (percentile(ordered, percent) for percent in (50, 90, 95, 99))
-    return Spread(len(ordered), mean, std, middle, *high, ordered[0], ordered[-1])
+    median, p90, p95, p99 = (percentile(ordered, percent) for percent in (50, 90, 95, 99))
+    return Spread(len(ordered), mean, std, median, p90, p95, p99, ordered[0], ordered[-1])
 
 
 def meets(sample: Sample, slo: Slo) -> bool:

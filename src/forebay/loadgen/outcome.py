@@ -28,6 +28,10 @@ class Outcome(msgspec.Struct):
     def warnings(self) -> list[str]:
         """What the figures must not be taken for."""
         found = []
+        if any(trial.client_bound for trial in self.trials):
+            found.append("rates beyond these failed at this client, not at the server, which may take more")
+        if self.trials and not self.stopped and all(trial.met for trial in self.trials):
+            found.append("every rate that was tried is met: the server may take more (--max-rate)")
         if (summary := self.summary) is None:
             return found
         if summary.client_cpu_share > CLIENT_BUSY:

@@ -34,13 +34,13 @@ async def measure(
     load: Load,
     stop: asyncio.Event,
     watch: Callable[[Standing], None] = lambda standing: None,
-    each: Callable[[Sample], None] = lambda sample: None,
+    enough: Callable[[Sample], bool] = lambda sample: False,
 ) -> Measured:
     """Send the requests; return when all have ended, or at once when `stop` is set, with those that had.
 
-    `watch` is told now and then how far it is, `each` of every request that has ended.
+    `watch` is told now and then how far it is, `enough` of every request that has ended; it may end the run.
     """
-    return await _Run(asker, requests, load, stop, watch, each).go()
+    return await _Run(asker, requests, load, stop, watch, enough).go()
 
 
 class _Run:
@@ -51,14 +51,14 @@ class _Run:
         load: Load,
         stop: asyncio.Event,
         watch: Callable[[Standing], None],
-        each: Callable[[Sample], None],
+        enough: Callable[[Sample], bool],
     ) -> None:
         self._asker = asker
         self._requests = requests
         self._load = load
         self._stop = stop
         self._watch = watch
-        self._each = each
+        self._enough = enough
         self._samples: list[Sample] = []
         self._sent = self._failed = self._tokens = 0
         self._late_s: list[float] = []
@@ -112,10 +112,9 @@ class _Run:
         self._samples.append(sample)
         self._failed += sample.failure is not None
         self._tokens += sample.output_tokens
-        self._each(sample)
-        if len(self._samples) == len(self._requests):
+        if self._enough(sample) or len(self._samples) == len(self._requests):
             self._over.set()
-        elif isinstance(self._load, Closed) and self._sent < len(self._requests) and not self._stop.is_set():
+        elif isinstance(self._load, Closed) and self._sent < len(self._requests):
             self._send()
 
     def _standing(self) -> Standing:

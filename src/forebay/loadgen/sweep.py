@@ -26,6 +26,7 @@ class Trial(msgspec.Struct, frozen=True):
     met: bool
     verdict: str
     summary: Summary
+    client_bound: bool = False  # not the server's limit
 
 
 class Proposal(msgspec.Struct, frozen=True):
@@ -61,7 +62,7 @@ def judge(rate: float, run: Measured, summary: Summary, attainment: float) -> Tr
     """Whether a rate was met."""
     share = summary.attainment or 0.0
     if summary.client_cpu_share > CLIENT_BUSY or summary.late_p99_s > LATE_S:
-        return Trial(rate, False, "this client is at its limit; run it on a machine of its own", summary)
+        return Trial(rate, False, "this client is at its limit; run it on a machine of its own", summary, True)
     if share < attainment:
         return Trial(rate, False, f"{share:.1%} of requests within the objectives", summary)
     if falls_behind(run):
