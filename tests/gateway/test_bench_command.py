@@ -43,7 +43,19 @@ async def ended(process: Process) -> tuple[int, str, str]:
 
 async def test_throughput_reports_the_same_to_people_programs_and_a_browser(engine: FakeEngine, tmp_path: Path) -> None:
     page, figures = tmp_path / "report.html", tmp_path / "report.json"
-    words = ["--concurrency", "4", "--requests", "20", "--warmup", "4", "--slo", "ttft:1000", "--output-tokens", "6"]
+    words = [
+        "--concurrency",
+        "4",
+        "--requests",
+        "20",
+        "--warmup",
+        "4",
+        "--slo",
+        "ttft:1000",
+        "--output-tokens",
+        "6",
+        "--detailed",
+    ]
     process = await bench("throughput", engine.url, *words, "--html", str(page), "--json", str(figures))
     status, out, err = await ended(process)
     assert (status, err) == (0, "")
@@ -51,6 +63,7 @@ async def test_throughput_reports_the_same_to_people_programs_and_a_browser(engi
     summary = told["summary"]
     assert (summary["completed"], summary["failed"], len(told["requests"])) == (20, 0, 20)
     assert summary["output_tokens"] == 20 * 6
+    assert all(len(one["itl_s"]) == 5 for one in told["requests"])
     assert summary["requests_per_s"] == pytest.approx(4 / (6 * DELAY_S), rel=0.25)
     assert summary["itl_s"]["median"] == pytest.approx(DELAY_S, abs=0.005)
     assert summary["goodput_per_s"] == summary["requests_per_s"]

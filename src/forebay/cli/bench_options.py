@@ -64,6 +64,9 @@ class Options:
     json: Annotated[
         Path | None, _option(REPORT, "Write all figures and each request's to a file; - is standard output.", "--json")
     ] = None
+    detailed: Annotated[bool, _option(REPORT, "Write every gap between two tokens too, with --json.", "--detailed")] = (
+        False
+    )
     html: Annotated[Path | None, _option(REPORT, "Write a report with plots, which opens offline.", "--html")] = None
 
 

@@ -47,16 +47,18 @@ class Outcome(msgspec.Struct):
 
 
 def as_json(outcome: Outcome) -> bytes:
-    """Everything but the single gaps between tokens. Times of requests are seconds from the start of the run."""
+    """Everything; the single gaps between tokens only where `detailed` says so. Times are seconds from the start."""
     known = {name: getattr(outcome, name) for name in outcome.__struct_fields__ if name not in ("run", "trials")}
     told: dict[str, Any] = {"forebay": __version__, **known, "warnings": outcome.warnings}
     if outcome.kind == "sweep":
         told["trials"] = outcome.trials
-    told["requests"] = [] if outcome.run is None else _rows(outcome.run, outcome.slo)
+    told["requests"] = (
+        [] if outcome.run is None else _rows(outcome.run, outcome.slo, detailed=bool(outcome.options.get("detailed")))
+    )
     return msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n"
 
 
-def _rows(run: Measured, slo: Slo | None) -> list[dict[str, Any]]:
+def _rows(run: Measured, slo: Slo | None, *, detailed: bool) -> list[dict[str, Any]]:
     return [
         {
             "sent_s": round(one.sent - run.started, 6),
@@ -67,6 +69,7 @@ def _rows(run: Measured, slo: Slo | None) -> list[dict[str, Any]]:
             "output_tokens": one.output_tokens,
             "failure": one.failure,
             "good": meets(one, slo) if slo else None,
+            **({"itl_s": [round(gap, 6) for gap in one.gaps]} if detailed else {}),
         }
         for one in run.samples
     ]
