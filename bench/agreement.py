@@ -65,7 +65,7 @@ def main() -> None:
         print(f"{name:16} vLLM {theirs:12.4f}   Forebay {ours:12.4f}")
     worst = max(abs(theirs - ours) for _, theirs, ours in found)
     print(f"largest difference {worst:.6f} in {len(found)} figures")
-    sys.exit(worst > ROUNDING_MS)
+    sys.exit(1 if worst > ROUNDING_MS else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`forebay bench throughput|latency|sweep`: how fast a server is, and how much it can take."""
+"""`forebay bench`: how fast a server is (throughput, latency), and how much it can take (sweep)."""
 
 from typing import TYPE_CHECKING, Annotated
 
