@@ -8,7 +8,7 @@ from rich.table import Table
 
 from forebay.loadgen.outcome import Outcome
 from forebay.loadgen.sweep import best
-from forebay.loadgen.words import COLUMNS, NAMES, cells, lines, proposal_lines, verdicts
+from forebay.loadgen.words import COLUMNS, NAMES, cells, lines, proposal_lines, rounded, verdicts
 
 _WIDE = 200  # columns: a figure that is cut off is a wrong figure
 
@@ -22,7 +22,7 @@ def print_outcome(outcome: Outcome, *, err: bool = False) -> None:
     if outcome.trials:
         console.print(_table(*verdicts(outcome.trials)))
     if (found := best(outcome.trials)) is not None:
-        console.print(f"\nAt the highest rate that meets the objectives, {found.rate:.3g} requests/s:")
+        console.print(f"\nAt the highest rate that meets the objectives, {rounded(found.rate)} requests/s:")
     if outcome.summary is not None:
         for line in lines(outcome.summary):
             console.print(line)

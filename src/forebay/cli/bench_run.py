@@ -22,6 +22,7 @@ from forebay.loadgen.prompts import NotPrompts
 from forebay.loadgen.report import as_html
 from forebay.loadgen.sweep import best, judge, next_rate, propose
 from forebay.loadgen.target import NoServer
+from forebay.loadgen.words import rounded
 
 EXIT_INTERRUPTED = 130
 FEWEST_REQUESTS = 10  # a rate is judged by so many at least
@@ -86,14 +87,15 @@ async def _try(bench: Bench, outcome: Outcome, plan: SweepPlan, rate: float) -> 
         return missed > (1 - plan.attainment) * count
 
     load = arrivals(plan.process, rate, count, bench.draw)
-    run = await bench.run(f"{rate:.3g} requests/s", load, count, too_many_missed)
+    run = await bench.run(f"{rounded(rate)} requests/s", load, count, too_many_missed)
     if run.stopped:
         return False
     trial = judge(rate, run, summarise(run, slo), plan.attainment)
     outcome.trials.append(trial)
     if best(outcome.trials) is trial:
         outcome.run, outcome.summary = run, trial.summary
-    bench.bar.console.print(f"{rate:8.3g} requests/s: {'met' if trial.met else 'not met'} ({trial.verdict})")
+    met = "met" if trial.met else "not met"
+    bench.bar.console.print(f"{rounded(rate):>8} requests/s: {met} ({trial.verdict})", soft_wrap=True)
     return True
 
 

@@ -15,6 +15,11 @@ NAMES = {
 MOST_FAILURES = 5
 
 
+def rounded(value: float) -> str:
+    """To three places, and never as a power of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def lines(summary: Summary) -> Iterator[str]:
     """The figures that are one number each."""
     ended = f"{summary.completed} of {summary.planned} requests in {summary.duration_s:.1f} s, {summary.failed} failed"
@@ -43,7 +48,7 @@ def verdicts(trials: Sequence[Trial]) -> tuple[tuple[str, ...], list[list[str]]]
         summary = trial.summary
         p95 = [f"{one.p95 * 1000:.1f}" if one else "-" for one in (summary.ttft_s, summary.tpot_s, summary.e2e_s)]
         tokens = f"{summary.output_tokens_per_s:.1f}"
-        rows.append([f"{trial.rate:.3g}", "yes" if trial.met else "no", tokens, *p95, trial.verdict])
+        rows.append([rounded(trial.rate), "yes" if trial.met else "no", tokens, *p95, trial.verdict])
     return ("requests/s", "met", "output tokens/s", "TTFT p95 ms", "TPOT p95 ms", "E2E p95 ms", "why"), rows
 
 
@@ -53,5 +58,5 @@ def proposal_lines(proposal: Proposal) -> Iterator[str]:
     yield f"max_queue_size = {proposal.max_queue_size}  # of the model: requests/s x what the objective leaves to wait"
     yield f"queue_timeout_s = {proposal.queue_timeout_s:g}  # who waits longer misses the objective anyway"
     share = f"{HEADROOM:.0%} of what was measured"
-    target = f"{proposal.target_in_flight:.3g} requests in flight, or {proposal.target_requests_per_s:.3g} requests/s"
+    target = f"{rounded(proposal.target_in_flight)} requests in flight, or {rounded(proposal.target_requests_per_s)} requests/s"
     yield f"# autoscaling target: {target}, an engine ({share})"
