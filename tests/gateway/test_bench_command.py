@@ -107,7 +107,7 @@ async def test_ctrl_c_reports_what_was_done(engine: FakeEngine, tmp_path: Path) 
 
 
 async def test_sweep_finds_the_rate_that_the_engine_can_take(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.default = lambda record: Behaviour(head_delay_s=0.0 if engine.running <= 3 else 1.0)  # four are too many
+    engine.default = lambda record: Behaviour(head_delay_s=0.0 if engine.running < 3 else 1.0)  # a fourth is too many
     figures = tmp_path / "sweep.json"
     words = ["--slo", "e2e:500", "--start-rate", "4", "--duration", "1.5", "--arrivals", "fixed", "--precision", "0.3"]
     status, out, _ = await ended(await bench("sweep", engine.url, *words, "--json", str(figures)))

@@ -58,5 +58,5 @@ def proposal_lines(proposal: Proposal) -> Iterator[str]:
     yield f"max_queue_size = {proposal.max_queue_size}  # of the model: requests/s x what the objective leaves to wait"
     yield f"queue_timeout_s = {proposal.queue_timeout_s:g}  # who waits longer misses the objective anyway"
     share = f"{HEADROOM:.0%} of what was measured"
-    target = f"{rounded(proposal.target_in_flight)} requests in flight, or {rounded(proposal.target_requests_per_s)} requests/s"
-    yield f"# autoscaling target: {target}, an engine ({share})"
+    under_way, rate = rounded(proposal.target_in_flight), rounded(proposal.target_requests_per_s)
+    yield f"# autoscaling target: {under_way} requests in flight, or {rate} requests/s, an engine ({share})"
