@@ -3,7 +3,7 @@
 import typer
 
 from forebay import __version__
-from forebay.cli import config
+from forebay.cli import bench, config
 from forebay.cli.chat import chat
 from forebay.cli.db import db
 from forebay.cli.doctor import doctor
@@ -38,6 +38,7 @@ app.command(name="generate")(generate)
 app.command(name="top")(top)
 app.command(name="doctor")(doctor)
 app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
 app.command(name="usage")(usage)
 app.command(name="audit")(audit)
 app.add_typer(keys, name="keys")
