@@ -45,5 +45,7 @@ class KnownHead(Generic[T]):
     def body_of(self, data: bytes) -> bytes | None:
         """The body, where the data are one whole message with this head; else None."""
         rest = len(data) - self._fixed  # the length's digits and the body, if they are
-        head = b"%s%d%s" % (self._before, rest - bisect(_LONGER, rest) - 1, self._after)
-        return data[len(head) :] if data.startswith(head) else None
+        length = rest - bisect(_LONGER, rest) - 1
+        head = b"%s%d%s" % (self._before, length, self._after)
+        # No body and its length have 11 bytes together, nor 102: 9 bytes would be taken for 10 there.
+        return data[len(head) :] if data.startswith(head) and len(head) + length == len(data) else None

@@ -23,6 +23,12 @@ def test_a_message_of_any_length_has_the_head(known: KnownHead[str], size: int) 
     assert known.body_of(message(b"b" * size)) == b"b" * size
 
 
+@pytest.mark.parametrize("told", [2, 9, 10, 11, 99, 100, 101, 999, 1000, 1001, 9_999, 10_000, 99_999, 100_000])
+@pytest.mark.parametrize("off", [-2, -1, 1, 2])
+def test_a_body_of_another_length_than_told_is_the_parsers(known: KnownHead[str], told: int, off: int) -> None:
+    assert known.body_of(HEAD % told + b"b" * (told + off)) is None
+
+
 @pytest.mark.parametrize(
     "data",
     [
