@@ -121,7 +121,7 @@ class BodyLimits:
 class Demand(msgspec.Struct):
     """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it;
     `resumable` whether its stream is plain text that another engine could go on with; `preset` names values that the
-    body shall be filled in with."""
+    body shall be filled in with. `n` are the answers, to all prompts together."""
 
     model: str | None
     stream: bool
@@ -153,7 +153,17 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     demand = Demand(fields.model, stream, wants_usage, options is not None, stream, most_of_chat or most)
     if not _is_all_of(fields, colons):
         _read_seldom(body, limits, demand)
+    if arrays and (prompts := _prompts(bytes(fields.prompt))) > 1:
+        demand.n *= prompts  # each has as many answers
+        demand.resumable = False
     return demand
+
+
+def _prompts(prompt: bytes) -> int:
+    """How many prompts a request for completions brings: a list of texts or of lists of token ids is several."""
+    if prompt[:1] != b"[" or prompt[1:].lstrip()[:1] not in (b'"', b"["):
+        return 1
+    return len(msgspec.json.decode(prompt, type=list[Raw]))
 
 
 def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: BodyLimits) -> "_Fields":
