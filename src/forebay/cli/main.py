@@ -4,6 +4,7 @@ import typer
 
 from forebay import __version__
 from forebay.cli import config
+from forebay.cli.batch import batch
 from forebay.cli.db import db
 from forebay.cli.engine import engine
 from forebay.cli.gateway import gateway
@@ -26,6 +27,7 @@ app.command(name="rollout")(rollout)
 app.command(name="gateway")(gateway)
 app.command(name="engine")(engine)
 app.add_typer(config.app, name="config")
+app.add_typer(batch, name="batch")
 app.command(name="usage")(usage)
 app.command(name="audit")(audit)
 app.add_typer(keys, name="keys")

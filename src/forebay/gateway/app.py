@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import admin, health, keys, models, usage
+from forebay.api import admin, batches, files, health, keys, models, usage
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("forebay.access")
 
 OPEN = (health.router,)
-KEYED = (models.router, health.metrics_router)  # metrics may be opened: `metrics_public`
+KEYED = (models.router, files.router, batches.router, health.metrics_router)  # metrics may be opened: `metrics_public`
 ADMIN = (admin.router, keys.router, usage.router)
 
 
@@ -53,7 +53,8 @@ def make_app(gateway: "Gateway") -> FastAPI:
     metrics_need = [] if gateway.settings.metrics_public else needs("metrics")
     for router in OPEN:
         app.include_router(router)
-    app.include_router(models.router, dependencies=needs("inference"))
+    for router in (models.router, files.router, batches.router):
+        app.include_router(router, dependencies=needs("inference"))
     app.include_router(health.metrics_router, dependencies=metrics_need)
     for router in ADMIN:
         app.include_router(router, dependencies=administrators)
