@@ -1,4 +1,4 @@
-"""A file of requests asked of any gateway over HTTP, for `forebay batch run`: from where it was left, however it was.
+"""A file of requests asked of any gateway over HTTP, for `forebay batch`: from where it was left, however it was.
 
 What is answered with 200 is appended to the output as it comes, in OpenAI's form; a line that is there is not asked
 again. What failed is in a file beside it, which begins anew with each run: those are asked again. `policy/pace.py` says

@@ -106,9 +106,7 @@ async def test_a_file_that_is_no_batch_fails_it_and_each_line_is_told(
         assert not engine.calls(CHAT)
 
 
-async def test_a_batch_that_is_cancelled_keeps_what_is_done(
-    flags: dict[str, Any], start_gateway: StartGateway
-) -> None:
+async def test_a_batch_that_is_cancelled_keeps_what_is_done(flags: dict[str, Any], start_gateway: StartGateway) -> None:
     async with FakeEngine(slots=1, token_delay_s=0.01) as engine:
         async with start_gateway(engine.url, **flags, batch_concurrency=2) as running, official(running) as client:
             batch = await begun(client, *(request_line(number, max_tokens=5) for number in range(300)))
@@ -124,9 +122,7 @@ async def test_a_batch_that_is_cancelled_keeps_what_is_done(
             await engine.wait_for(lambda e: e.running == 0)
 
 
-async def test_what_is_not_done_within_the_window_says_so(
-    flags: dict[str, Any], start_gateway: StartGateway
-) -> None:
+async def test_what_is_not_done_within_the_window_says_so(flags: dict[str, Any], start_gateway: StartGateway) -> None:
     async with FakeEngine(slots=1, token_delay_s=0.02) as engine:
         async with start_gateway(engine.url, **flags, batch_concurrency=2) as running, official(running) as client:
             batch = await begun(client, *(request_line(n, max_tokens=5) for n in range(100)), window="1s")

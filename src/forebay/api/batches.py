@@ -148,7 +148,7 @@ def _read(body: bytes) -> NewBatch:
 
 
 def _object(batch: Batch) -> BatchObject:
-    ended = {f"{name}_at": _second(batch.ended_at) if batch.status == name else None for name in _ENDS}
+    ended = {batch.status: _second(batch.ended_at)}
     return BatchObject(
         id=batch.id,
         endpoint=batch.endpoint,
@@ -162,14 +162,14 @@ def _object(batch: Batch) -> BatchObject:
         in_progress_at=_second(batch.in_progress_at),
         expires_at=int(batch.expires_at),
         finalizing_at=_second(batch.finalizing_at),
+        completed_at=ended.get("completed"),
+        failed_at=ended.get("failed"),
+        expired_at=ended.get("expired"),
+        cancelled_at=ended.get("cancelled"),
         cancelling_at=_second(batch.cancelling_at),
         request_counts=Counts(total=batch.total, completed=batch.completed, failed=batch.failed),
         metadata=json.loads(batch.metadata) if batch.metadata is not None else None,
-        **ended,
     )
-
-
-_ENDS = ("completed", "failed", "expired", "cancelled")
 
 
 def _second(wall: float | None) -> int | None:

@@ -267,8 +267,8 @@ class BatchRun:
         return found
 
     def _file_of(self, ok: bool) -> str:
-        """The id of the file that is made: the same, however often it is made."""
-        made = sha256(f"{self.batch.id} {'output' if ok else 'error'}".encode()).hexdigest()
+        """The id of the file that is made: each run's its own, so that one thought dead does not write another's."""
+        made = sha256(f"{self.batch.id} {self.batch.run} {ok}".encode()).hexdigest()
         return f"file-{self.batch.id.removeprefix('batch_')[:12]}{made[:20]}"
 
     def _tell(self, status: str) -> None:

@@ -28,7 +28,9 @@ def test_a_line_that_is_no_request_is_refused(fields: dict[str, Any], code: str)
     assert wrong.value.code == code
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b'{"custom_id":"a","method":"POST","url":"x","body":' + b"[" * 9999])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff", b'{"custom_id":"a","method":"POST","url":"x","body":' + b"[" * 9999]
+)
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(WrongLine):
         read_line(text)
@@ -44,7 +46,7 @@ def test_an_answer_is_one_line_whatever_its_body_looks_like() -> None:
     text = answer_line("r", "a", 200, "id", b'{\n  "text": "one\\ntwo"\r\n}')
     assert b"\n" not in text
     assert json.loads(text)["response"] == {"status_code": 200, "request_id": "id", "body": {"text": "one\ntwo"}}
-    with pytest.raises(ValueError, match="malformed|truncated"):
+    with pytest.raises(ValueError, match=r"malformed|truncated"):
         answer_line("r", "a", 200, "id", b"<html>")
 
 
