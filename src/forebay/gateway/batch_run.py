@@ -7,22 +7,20 @@ gateway lives, tells how far it is, and learns whether it was cancelled, taken o
 
 import asyncio
 import logging
-import shutil
-from hashlib import sha256
 from time import monotonic, time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from forebay.gateway.batch_end import Why, end
 from forebay.gateway.inner import Answered, InnerCall
 from forebay.gateway.routes import find_route
 from forebay.policy.auth import Principal
 from forebay.policy.pace import Pace, Verdict, judge
 from forebay.store.batch_input import Lines, check
 from forebay.store.batches import Batch, NotOurs
-from forebay.store.journal import Journal, finished, lines
+from forebay.store.journal import Journal, finished
 from forebay.wire.batch_lines import answer_line, error_line, keep, read_line
 
 if TYPE_CHECKING:
@@ -32,10 +30,6 @@ log = logging.getLogger("forebay.batches")
 
 BEAT_S = 1.0
 LOOK_S = 0.5
-Why = Literal["", "draining", "lost", "cancelled", "expired", "revoked"]
-_STATUS = {"": "completed", "cancelled": "cancelled", "expired": "expired", "revoked": "failed"}
-_EXPIRED = "This request could not be executed before the completion window expired."
-_REVOKED = [{"code": "key_revoked", "message": "The key that asked for this batch may ask no more."}]
 _AFTER = b"retry-after: "
 
 
@@ -87,7 +81,7 @@ class BatchRun:
         if why == "draining":
             await asyncio.to_thread(self._beat, 0.0)
         elif why != "lost":
-            await asyncio.to_thread(self._end, why)
+            await asyncio.to_thread(end, self._batching.batches, self._batching.files, self.batch, why)
 
     # While it is held
     async def _beat_on(self) -> None:
@@ -133,7 +127,7 @@ class BatchRun:
         if errors:
             told = msgspec.json.encode(errors).decode()
             self._batching.batches.change(self.batch, status="failed", errors=told, ended_at=time(), held_until=0.0)
-            self._tell("failed")
+            log.info("a batch is no batch", extra={"batch": self.batch.id, "tenant": self.batch.tenant})
             return "failed"
         return self._batching.batches.advance(self.batch, "in_progress", total=total, in_progress_at=time())
 
@@ -212,68 +206,6 @@ class BatchRun:
         else:
             self._failed += 1
         self._batching.counted[ok] += 1
-
-    # After
-    def _end(self, why: Why) -> None:
-        """Make the files of what is finished, and end the batch."""
-        batch, batches = self.batch, self._batching.batches
-        if why in ("", "expired") and batches.advance(batch, "finalizing", finalizing_at=time()) == "cancelling":
-            why = "cancelled"
-        if why == "expired" and not self._expire():
-            why = ""
-        places = finished(self._directory)
-        made = {ok: self._file_of(ok) for ok in {place.ok for place in places.values()}}
-        for ok, file_id in made.items():
-            path = self._batching.files.path(batch.tenant, file_id)
-            self._batching.files.write(path, lambda target, ok=ok: target.writelines(lines(places, ok=ok)))  # type: ignore[misc]
-
-        def add(connection: Connection) -> None:
-            for ok, file_id in made.items():
-                name = f"{batch.id}_{'output' if ok else 'error'}.jsonl"
-                self._batching.files.add_output(connection, batch.tenant, file_id, name, time())
-
-        completed = sum(place.ok for place in places.values())
-        batches.change(
-            batch,
-            add,
-            status=_STATUS[why],
-            errors=msgspec.json.encode(_REVOKED).decode() if why == "revoked" else None,
-            completed=completed,
-            failed=len(places) - completed,
-            output_file=made.get(True),
-            error_file=made.get(False),
-            ended_at=time(),
-            held_until=0.0,
-        )
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._tell(_STATUS[why])
-
-    def _expire(self) -> bool:
-        """Write down of what is not finished that its time is over; return whether there was any."""
-        source = Lines(self._path, finished(self._directory))
-        journal = Journal(self._directory, self.batch.run)
-        found = False
-        try:
-            while some := source.some():
-                found = True
-                named = ((number, f"{self.batch.id}-{number}", read_line(text).custom_id) for number, text in some)
-                journal.write(
-                    keep(number, False, error_line(name, custom_id, "batch_expired", _EXPIRED))
-                    for number, name, custom_id in named
-                )
-        finally:
-            source.close()
-            journal.end()
-        return found
-
-    def _file_of(self, ok: bool) -> str:
-        """The id of the file that is made: each run's its own, so that one thought dead does not write another's."""
-        made = sha256(f"{self.batch.id} {self.batch.run} {ok}".encode()).hexdigest()
-        return f"file-{self.batch.id.removeprefix('batch_')[:12]}{made[:20]}"
-
-    def _tell(self, status: str) -> None:
-        what = {"batch": self.batch.id, "tenant": self.batch.tenant, "status": status}
-        log.info("a batch is over", extra={**what, "completed": self._completed, "failed": self._failed})
 
 
 async def _some_over(running: set["asyncio.Task[None]"], wait_s: float) -> set["asyncio.Task[None]"]:
