@@ -128,6 +128,9 @@ class NotFound(Refusal):
         "response_not_found": "There is no such stored response for this key.",
         "key_not_found": "There is no API key with this id.",
         "conversation_not_found": "There is no conversation with this id, or not any more.",
+        "file_not_found": "There is no file with this id for this key.",
+        "batch_not_found": "There is no batch with this id for this key.",
+        "no_database": "Files and batches are kept in a database, and this gateway has none.",
     }
 
 
@@ -156,6 +159,8 @@ class Conflict(Refusal):
         "conversation_lost": "The gateway was away for so long that another post took this one's turn; nothing was "
         "stored, and the post can be repeated.",
         "too_many_conversations": "There are as many conversations as one tenant may have; delete some.",
+        "file_in_use": "A batch that is not over reads the file; cancel that or wait for its end.",
+        "batch_over": "The batch is over and cannot be cancelled any more.",
     }
 
 
@@ -168,9 +173,10 @@ class RequestTimeout(Refusal):
 
 
 class BodyTooLarge(Refusal):
-    """The body exceeds `max_body_bytes`; the connection closes."""
+    """The body exceeds `max_body_bytes`, a file `max_file_bytes`; the connection closes."""
 
     status, type, code = 413, "invalid_request_error", "request_too_large"
+    also: ClassVar = {"no_room": "This tenant's files would exceed `max_tenant_file_bytes`; delete some."}
     close = True
 
 
@@ -198,6 +204,9 @@ class RateLimited(Refusal):
     """More requests in a minute, or at once, than this caller may make; try again after `retry-after` seconds."""
 
     status, type, code = 429, "requests", "rate_limit_exceeded"
+    also: ClassVar[dict[str, str]] = {
+        "too_many_batches": "As many of this tenant's batches as may are not over; wait for one's end."
+    }
 
 
 class TokensLimited(RateLimited):
@@ -234,7 +243,8 @@ class Unavailable(Refusal):
         "engine_error": "The engine failed on this request; its log says why.",
         "keys_unavailable": "Who the caller is cannot be found out just now: the keys' database, or the tokens' key "
         "set, cannot be reached.",
-        "database_unavailable": "The database of usage, conversations and the audit log cannot be reached just now.",
+        "database_unavailable": "The database of usage, the audit log, conversations, files and batches cannot be "
+        "reached just now.",
     }
 
 

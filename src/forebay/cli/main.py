@@ -4,6 +4,7 @@ import typer
 
 from forebay import __version__
 from forebay.cli import bench, config
+from forebay.cli.batch import batch
 from forebay.cli.chat import chat
 from forebay.cli.db import db
 from forebay.cli.doctor import doctor
@@ -39,6 +40,7 @@ app.command(name="top")(top)
 app.command(name="doctor")(doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
+app.add_typer(batch, name="batch")
 app.command(name="usage")(usage)
 app.command(name="audit")(audit)
 app.add_typer(keys, name="keys")

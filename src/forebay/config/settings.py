@@ -14,6 +14,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from forebay.config.groups.access import AccessSettings
 from forebay.config.groups.admission import AdmissionSettings
 from forebay.config.groups.agent import AgentSettings
+from forebay.config.groups.batches import BatchSettings
 from forebay.config.groups.cache import CacheSettings
 from forebay.config.groups.conversations import ConversationSettings
 from forebay.config.groups.drain import DrainSettings
@@ -43,6 +44,7 @@ class Settings(
     UpstreamSettings,
     LimitSettings,
     SharedSettings,
+    BatchSettings,
     CacheSettings,
     AdmissionSettings,
     NativeSettings,

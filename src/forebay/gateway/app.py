@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import about, admin, conversations, debug, health, keys, models, native, usage
+from forebay.api import about, admin, batches, conversations, debug, files, health, keys, models, native, usage
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("forebay.access")
 
 OPEN = (health.router, about.router)
-INFERENCE = (models.router, native.router, conversations.router)
+INFERENCE = (models.router, native.router, conversations.router, files.router, batches.router)
 KEYED = (*INFERENCE, health.metrics_router)  # metrics may be opened: `metrics_public`
 ADMIN = (admin.router, keys.router, usage.router, debug.router)
 

@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 from forebay.config.settings import Settings
+from forebay.gateway.batching import Batching
 from forebay.gateway.caching import Caching
 from forebay.gateway.cors import lines_by_origin
 from forebay.gateway.figures import watch_figures
@@ -104,6 +105,7 @@ class Gateway:
             forward_priority=settings.forward_priority,
             default_max_tokens=settings.default_max_tokens,
         )
+        self.batching = Batching(settings, database, self.pipeline, default) if database is not None else None
         self.connections: set[Any] = set()
         self.outbox = Outbox()  # of all client connections
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
@@ -145,9 +147,13 @@ class Gateway:
             self._spawn(self.tokens.follow())
         if self.turns is not None:
             self._spawn(self.turns.run())
+        if self.batching is not None and self.settings.batch_concurrency:
+            self._spawn(self.batching.run())
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
+        if self.batching is not None:
+            await self.batching.close()
         if self.shared_limits is not None:
             await self.shared_limits.close()
         for task in self._tasks:

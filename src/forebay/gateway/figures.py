@@ -39,6 +39,11 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
         _watch_keys(metrics, gateway.keys)
     if gateway.ledger is not None:
         _watch_usage(metrics, gateway.ledger)
+    if (batching := gateway.batching) is not None:
+        metrics.watch(metric.BATCHES, lambda: [((), len(batching.runs))])
+        metrics.watch(
+            metric.BATCH_LINES, lambda: [(("answered" if ok else "failed",), n) for ok, n in batching.counted.items()]
+        )
     if gateway.tokens is not None and (key_set := gateway.tokens.key_set) is not None:
         metrics.watch(metric.KEY_SET_FAILURES, lambda: [((), key_set.failures)])
 

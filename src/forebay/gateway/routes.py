@@ -103,6 +103,11 @@ def dialect_of(target: bytes) -> Dialect:
     return Dialect.ANTHROPIC if target.startswith(b"/v1/messages") else Dialect.OPENAI
 
 
+def takes_file(method: bytes, target: bytes) -> bool:
+    """Whether a request brings a file, which may be larger than other bodies."""
+    return target == b"/v1/files" and method == b"POST"
+
+
 def find_route(method: bytes, target: bytes) -> Route | None:
     """The relayed endpoint for a request target as received, or None."""
     route = _EXACT.get((method, target))

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from forebay.gateway.answering import Answering, Phase
 from forebay.gateway.asgi import make_cycle
 from forebay.gateway.exchange import Exchange, Head
-from forebay.gateway.routes import find_route
+from forebay.gateway.routes import find_route, takes_file
 from forebay.refusals import (
     BodyTooLarge,
     HeadersTooLarge,
@@ -81,7 +82,7 @@ class ClientConnection(Answering):
         self._unseen_bytes = 0
         self._told = False
         self.change(gateway.settings)
-        self._body_started, self._body_bytes = 0.0, 0
+        self._body_started, self._body_bytes, self._most_body_bytes = 0.0, 0, 0
         self._blocks: list[bytes] = []
         self._more_may_come = True
         self._known: KnownHead[Head] | None = None
@@ -213,7 +214,10 @@ class ClientConnection(Answering):
             check_line(method, self.url, version)
         elif version != "1.1":
             check_line(method, b"/", version)
-        length = check_fields(fields, headers, version, self.limits.max_body_bytes)
+        most_body = self.limits.max_body_bytes
+        if route is None and takes_file(method, self.url):
+            most_body = self.limits.max_file_bytes
+        length = check_fields(fields, headers, version, most_body)
         if (host := headers.get(b"host")) is None or host != self._checked_host:
             check_host(host, version)
             self._checked_host = host
@@ -222,7 +226,7 @@ class ClientConnection(Answering):
             raise HeadersTooLarge(f"The headers exceed {most} bytes.")
         self._phase = _BODY
         self._since = self._body_started = self._now
-        self._body_bytes = 0
+        self._body_bytes, self._most_body_bytes = 0, most_body
         self._blocks = []
         self._more_may_come = version == "1.1" and self.parser.should_keep_alive()
         if route is None:
@@ -260,8 +264,8 @@ class ClientConnection(Answering):
         self._told = True
         self._since = self._now
         self._body_bytes += len(body)
-        if self._body_bytes > self.limits.max_body_bytes:
-            raise BodyTooLarge(f"The body is larger than {self.limits.max_body_bytes} bytes.")
+        if self._body_bytes > self._most_body_bytes:
+            raise BodyTooLarge(f"The body is larger than {self._most_body_bytes} bytes.")
         arriving = self._arriving
         if isinstance(arriving, Exchange):
             if arriving.refusal is None:
@@ -272,6 +276,8 @@ class ClientConnection(Answering):
         elif arriving is not None and not arriving.response_complete:
             arriving.body += body
             arriving.message_event.set()
+            if len(arriving.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()  # until the application takes what there is
 
     def on_message_complete(self) -> None:
         self._phase = _IDLE if self._more_may_come else _DEAF
@@ -318,6 +324,8 @@ class ClientConnection(Answering):
             self._turn_over()
 
     def on_response_complete(self) -> None:
+        if not self._waiting:
+            self.flow.resume_reading()  # the rest of a body that the application did not want
         self._turn_over()
 
     def _turn_over(self) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ class Database:
     def file(self) -> Path | None:
         """The SQLite file; None for another database."""
         return Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
+
+    @property
+    def place(self) -> str:
+        """A name for it: what is kept on disk for one database must not be taken for another's."""
+        url = self.url
+        name = str(self.file.resolve()) if self.file is not None else f"{url.host}:{url.port}/{url.database}"
+        return sha256(name.encode()).hexdigest()[:12]
 
     @contextlib.contextmanager
     def change(self, numbers: int = 1) -> Iterator[tuple[Connection, int]]:

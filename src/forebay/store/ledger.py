@@ -14,7 +14,6 @@ import queue
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from time import time
 
@@ -217,7 +216,7 @@ class Ledger:
 
 def open_ledger(settings: Settings, database: Database) -> Ledger:
     """The ledger in a database, with a spool of its own. Raises `NoSpool`."""
-    root = (settings.usage_spool_dir or data_file("usage")) / _place(database)
+    root = (settings.usage_spool_dir or data_file("usage")) / database.place
     try:
         spool = open_spool(root, settings.max_usage_spool_bytes)
     except OSError as failure:
@@ -226,10 +225,3 @@ def open_ledger(settings: Settings, database: Database) -> Ledger:
             "to false"
         ) from None
     return Ledger(database, spool, flush_s=settings.usage_flush_s, keep_s=float(settings.usage_spool_days * DAY_S))
-
-
-def _place(database: Database) -> str:
-    """A name for the database: what was spooled for one must not end in another."""
-    url = database.url
-    name = str(database.file.resolve()) if database.file is not None else f"{url.host}:{url.port}/{url.database}"
-    return sha256(name.encode()).hexdigest()[:12]

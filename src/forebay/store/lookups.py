@@ -29,6 +29,16 @@ FIND = (
     .join(tenants, tenants.c.id == keys.c.tenant)
     .where(key_secrets.c.digest == bindparam("digest"), keys.c.revoked_at.is_(None))
 )
+CALLER = (  # by a key's id, for who asks no more than whether it still may
+    select(
+        keys.c.id.label("digest"),
+        keys.c.expires_at.label("secret_expires_at"),
+        *list(FIND.selected_columns)[2:],
+        keys.c.revoked_at,
+    )
+    .join(tenants, tenants.c.id == keys.c.tenant)
+    .where(keys.c.id == bindparam("key_id"))
+)
 TENANT = select(*(tenants.c[name] for name in _LIMITS)).where(tenants.c.id == bindparam("tenant"))
 FIND_HERE, TENANT_HERE = (str(one.compile(dialect=SQLiteDialect(paramstyle="qmark"))) for one in (FIND, TENANT))
 

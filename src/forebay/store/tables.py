@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from forebay.policy.usage import FIELDS
 
-SCHEMA = "0004"  # the newest migration: what this code needs
+SCHEMA = "0005"  # the newest migration: what this code needs
 metadata = MetaData()
 
 
@@ -156,4 +156,46 @@ conversation_turns = Table(
     _of_conversation(),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("expires_at", Double, nullable=False),
+)
+
+# Files that callers sent and batches made; the bytes are on disk. Ids begin with the time: their order is that of age.
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("name", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index("files_tenant", "tenant", "id"),
+    Index("files_expires", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+# Batches. Who runs one has its row until `held_until`, and its number `run`: each that takes it over has the next.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("caller", String, nullable=False),  # a JSON object: the principal that asked for it
+    Column("endpoint", String(64), nullable=False),
+    Column("input_file", String(64), nullable=False),
+    Column("completion_window", String(16), nullable=False),
+    Column("metadata", String),  # a JSON object
+    Column("status", String(16), nullable=False),
+    Column("errors", String),  # a JSON list
+    *(Column(name, Integer, nullable=False) for name in ("total", "completed", "failed")),
+    Column("output_file", String(64)),
+    Column("error_file", String(64)),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    *(Column(f"{name}_at", Double) for name in ("in_progress", "finalizing", "cancelling", "ended")),
+    Column("run", Integer, nullable=False),
+    Column("held_until", Double, nullable=False),
+    Index("batches_tenant", "tenant", "id"),
+    Index("batches_status", "status", "id"),
+    sqlite_with_rowid=False,
 )

@@ -215,6 +215,10 @@ USAGE_FAILURES = Metric(
 USAGE_DROPPED = Metric(
     "forebay_usage_dropped_total", "counter", "Requests whose usage was dropped: too much of it waited, or too long."
 )
+BATCHES = Metric("forebay_batches_running", "gauge", "Batches that this gateway is at.")
+BATCH_LINES = Metric(
+    "forebay_batch_lines_total", "counter", "Lines of batches that are over: answered, or failed.", ("outcome",)
+)
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )

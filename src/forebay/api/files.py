@@ -1,0 +1,178 @@
+"""OpenAI's Files API, for what batches read and write. A tenant's keys share its files."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from time import time
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import FormData, UploadFile
+
+from forebay.refusals import BadRequest, BodyTooLarge, Conflict, NotFound, RateLimited, Unavailable
+from forebay.store.batches import TooManyBatches, UnknownBatch
+from forebay.store.files import PURPOSE, FileInUse, NoRoom, StoredFile, UnknownFile
+
+if TYPE_CHECKING:
+    from forebay.gateway.batching import Batching
+    from forebay.policy.auth import Principal
+
+MOST_FIELDS = 8
+MOST_NAME = 255
+LEAST_S, MOST_S = 3600, 30 * 86_400  # of `expires_after`, as OpenAI has them
+Id = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")]
+After = Annotated[str, Query(max_length=64, pattern=r"^[A-Za-z0-9_-]*$", description="The last id of the page before.")]
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+
+class FileObject(BaseModel):
+    """A file, as OpenAI's clients know it."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+
+
+class FilePage(BaseModel):
+    """Some files."""
+
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedFile(BaseModel):
+    """A file that is no more."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+@router.post("", summary="Upload a file")
+async def upload_file(request: Request) -> FileObject:
+    """Takes a file of requests (JSONL, `multipart/form-data`, `purpose=batch`) for a batch."""
+    batching, who = batching_of(request), caller_of(request)
+    async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise BadRequest("Send the file as multipart/form-data, in a part 'file'.", param="file")
+        if form.get("purpose") != PURPOSE:
+            raise BadRequest(f"Files are for batches here: 'purpose' must be '{PURPOSE}'.", param="purpose")
+        wall = time()
+        name, ends = (file.filename or "file")[:MOST_NAME].replace("\0", ""), _expires_at(form, wall)
+        with told():
+            stored = await asyncio.to_thread(batching.files.take_in, who.tenant, name, file.file, wall, ends)
+    return _object(stored)
+
+
+@router.get("", summary="List files")
+def list_files(
+    request: Request,
+    purpose: Annotated[str | None, Query(max_length=32, pattern=r"^[a-z_]*$")] = None,
+    after: After = "",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    order: Literal["asc", "desc"] = "desc",
+) -> FilePage:
+    """The tenant's files, the newest first; `purpose` is `batch` or `batch_output`."""
+    files, tenant = batching_of(request).files, caller_of(request).tenant
+    with told():
+        found = files.page(tenant, purpose, after, limit + 1, newest_first=order == "desc")
+    data = [_object(stored) for stored in found[:limit]]
+    ends = (data[0].id, data[-1].id) if data else (None, None)
+    return FilePage(data=data, first_id=ends[0], last_id=ends[1], has_more=len(found) > limit)
+
+
+@router.get("/{file_id}", summary="One file")
+def show_file(request: Request, file_id: Id) -> FileObject:
+    """What is known of a file."""
+    with told():
+        return _object(batching_of(request).files.find(caller_of(request).tenant, file_id))
+
+
+@router.get("/{file_id}/content", summary="What is in a file", response_class=FileResponse)
+def read_file(request: Request, file_id: Id) -> FileResponse:
+    """The file itself."""
+    files = batching_of(request).files
+    with told():
+        stored = files.find(caller_of(request).tenant, file_id)
+    path = files.path(stored.tenant, stored.id)
+    if not path.is_file():
+        raise NotFound("The file's content is not in this gateway's files_dir.", code="file_not_found")
+    return FileResponse(path, media_type="application/octet-stream", filename=stored.name)
+
+
+@router.delete("/{file_id}", summary="Delete a file")
+def delete_file(request: Request, file_id: Id) -> DeletedFile:
+    """Removes a file that no batch under way reads."""
+    with told():
+        batching_of(request).files.remove(caller_of(request).tenant, file_id)
+    return DeletedFile(id=file_id)
+
+
+def batching_of(request: Request) -> "Batching":
+    """What keeps files and batches. Raises `NotFound`."""
+    batching: Batching | None = request.app.state.gateway.batching
+    if batching is None:
+        need = "Files and batches need a database: set DATABASE_URL (database_url), or keys_database."
+        raise NotFound(need, code="no_database")
+    return batching
+
+
+def caller_of(request: Request) -> "Principal":
+    who: Principal = request.state.principal
+    return who
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Says what the stores raise as a refusal."""
+    try:
+        yield
+    except UnknownFile:
+        raise NotFound("There is no file with this id.", code="file_not_found") from None
+    except UnknownBatch:
+        raise NotFound("There is no batch with this id.", code="batch_not_found") from None
+    except FileInUse:
+        used = "A batch that is not over reads this file. Cancel it, or wait for its end."
+        raise Conflict(used, code="file_in_use", should_retry=False) from None
+    except NoRoom:
+        full = "Your files would take more than max_tenant_file_bytes. Delete some."
+        raise BodyTooLarge(full, code="no_room", should_retry=False) from None
+    except TooManyBatches:
+        many = "Too many of your batches are not over. Wait for one's end."
+        raise RateLimited(many, code="too_many_batches", retry_after_s=60, should_retry=False) from None
+    except SQLAlchemyError:
+        away = "The database cannot be reached just now."
+        raise Unavailable(away, code="database_unavailable", retry_after_s=2) from None
+
+
+def _expires_at(form: FormData, wall: float) -> float | None:
+    """When the caller wants the file to go."""
+    seconds = form.get("expires_after[seconds]")
+    if seconds is None:
+        return None
+    if not isinstance(seconds, str) or not seconds.isdecimal() or not LEAST_S <= int(seconds[:9]) <= MOST_S:
+        raise BadRequest(f"'expires_after[seconds]' must be {LEAST_S} to {MOST_S}.", param="expires_after")
+    return wall + int(seconds)
+
+
+def _object(stored: StoredFile) -> FileObject:
+    return FileObject(
+        id=stored.id,
+        bytes=stored.bytes,
+        created_at=int(stored.created_at),
+        expires_at=int(stored.expires_at),
+        filename=stored.name,
+        purpose=stored.purpose,
+    )
