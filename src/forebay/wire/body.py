@@ -32,6 +32,9 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+_ABSENT = Raw()
+
+
 class _Usual(msgspec.Struct):
     """The fields that nearly all requests are made of. Those from `temperature` on are the engine's alone, and named so
     that they are known; see `_is_all_of`."""
@@ -41,9 +44,9 @@ class _Usual(msgspec.Struct):
     stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    messages: Raw = Raw()
-    prompt: Raw = Raw()
-    input: Raw = Raw()
+    messages: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+    input: Raw = _ABSENT
     temperature: _Scalar = None
     top_p: _Scalar = None
     top_k: _Scalar = None
@@ -153,7 +156,7 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     demand = Demand(fields.model, stream, wants_usage, options is not None, stream, most_of_chat or most)
     if not _is_all_of(fields, colons):
         _read_seldom(body, limits, demand)
-    if arrays and (prompts := _prompts(bytes(fields.prompt))) > 1:
+    if fields.prompt is not _ABSENT and (prompts := _prompts(bytes(fields.prompt))) > 1:
         demand.n *= prompts  # each has as many answers
         demand.resumable = False
     return demand
