@@ -32,6 +32,9 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+_ABSENT = Raw()
+
+
 class _Usual(msgspec.Struct):
     """The fields that nearly all requests are made of. Those from `temperature` on are the engine's alone, and named so
     that they are known; see `_is_all_of`."""
@@ -41,9 +44,9 @@ class _Usual(msgspec.Struct):
     stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    messages: Raw = Raw()
-    prompt: Raw = Raw()
-    input: Raw = Raw()
+    messages: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+    input: Raw = _ABSENT
     temperature: _Scalar = None
     top_p: _Scalar = None
     top_k: _Scalar = None
@@ -119,7 +122,8 @@ class BodyLimits:
 
 class Demand(msgspec.Struct):
     """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it;
-    `resumable` whether its stream is plain text that another engine could go on with."""
+    `resumable` whether its stream is plain text that another engine could go on with. `n` are the answers
+    to all prompts together."""
 
     model: str | None
     stream: bool
@@ -150,7 +154,17 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     demand = Demand(fields.model, stream, wants_usage, options is not None, stream, most_of_chat or most)
     if not _is_all_of(fields, colons):
         _read_seldom(body, limits, demand)
+    if fields.prompt is not _ABSENT and (prompts := _prompts(bytes(fields.prompt))) > 1:
+        demand.n *= prompts  # each has as many answers
+        demand.resumable = False
     return demand
+
+
+def _prompts(prompt: bytes) -> int:
+    """How many prompts a request for completions brings: a list of texts or of lists of token ids is several."""
+    if prompt[:1] != b"[" or prompt[1:].lstrip()[:1] not in (b'"', b"["):
+        return 1
+    return len(msgspec.json.decode(prompt, type=list[Raw]))
 
 
 def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: BodyLimits) -> "_Fields":

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.refusals import BadRequest, InvalidJSON
-from forebay.wire.body import BodyLimits, body_for_engine, read_demand, work_tokens
+from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, read_demand, work_tokens
 from forebay.wire.shape import check_parts
 
 LIMITS = BodyLimits(
@@ -25,6 +25,26 @@ def test_what_the_gateway_must_know_is_read() -> None:
     assert (demand.model, demand.stream, demand.wants_usage, demand.max_tokens, demand.n) == ("m", True, True, 7, 2)
     plain = demand_of()
     assert (plain.stream, plain.wants_usage, plain.max_tokens, plain.n) == (False, False, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "answers"),
+    [
+        ("one [text]", None, 1),
+        ("text", 3, 3),
+        ([1, 2, 3], None, 1),
+        ([], None, 1),
+        (["one"], 2, 2),
+        (["one", "two", "three"], None, 3),
+        (["one", "two"], 3, 6),
+        ([[1, 2], [3]], None, 2),
+    ],
+)
+def test_each_of_several_prompts_has_its_answers(prompt: Any, n: int | None, answers: int) -> None:
+    demand = demand_of(prompt=prompt, stream=True, **({} if n is None else {"n": n}))
+    assert demand.n == answers
+    assert demand.resumable == (answers == 1)
+    assert most_tokens(demand, 400, 256) == 100 + 256 * answers
 
 
 @pytest.mark.parametrize(
