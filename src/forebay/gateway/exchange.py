@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from forebay.policy.affinity import Affinity
-from forebay.policy.auth import Credential, Principal
+from forebay.policy.auth import Credential, Principal, presented
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
@@ -57,6 +57,12 @@ class Head(msgspec.Struct, eq=False):
     headers: dict[bytes, bytes]
     http11: bool
     credential: Credential | None = None
+
+    def presented(self) -> Credential:
+        """The key or token that it brings, looked for once. Raises `Unauthorized`."""
+        if self.credential is None:
+            self.credential = presented(self.headers.get(b"authorization"), self.headers.get(b"x-api-key"))
+        return self.credential
 
 
 class Exchange(msgspec.Struct, eq=False):

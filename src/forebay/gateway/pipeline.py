@@ -20,7 +20,7 @@ from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
-from forebay.policy.auth import ANONYMOUS, Authenticator, Found, Principal, presented, require, settled
+from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require, settled
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
@@ -95,14 +95,7 @@ class Pipeline:
         """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""
         self._name(exchange)
         headers = exchange.headers
-        if self.auth.anonymous is not None:
-            who: Principal | Awaitable[Found] = self.auth.anonymous
-        else:
-            credential = exchange.head.credential
-            if credential is None:
-                credential = presented(headers.get(b"authorization"), headers.get(b"x-api-key"))
-                exchange.head.credential = credential
-            who = self.auth.recognise(credential, time())
+        who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time())
         if isinstance(who, Principal):
             self._admit(exchange, who)
         else:
