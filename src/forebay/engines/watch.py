@@ -47,6 +47,8 @@ async def _read(pool: UpstreamPool, spec: EngineSpec, settings: Settings, work: 
         load = await read_load(pool, settings.health_timeout_s, spec.api_key)
     except Failure as failure:
         log.debug("figures unread", extra={"engine": spec.name, "why": str(failure)})
+        if failure.kind == "connect":
+            work.refused(monotonic())
     else:
         work.read(load.requests, load.steps, monotonic())
 
@@ -59,6 +61,9 @@ async def _probe(pool: UpstreamPool, spec: EngineSpec, settings: Settings, work:
             await generate_once(pool, spec.served_model, 3 * settings.engine_stall_s, spec.api_key)
         except Failure as failure:
             log.warning("probe failed", extra={"engine": spec.name, "why": str(failure)})
+            if failure.kind == "connect":
+                work.refused(monotonic())
+                return
             await asyncio.sleep(settings.health_interval_s)
         else:
             work.answered(monotonic())

@@ -5,6 +5,7 @@ For a process through which no traffic goes: it reads the engine's /metrics from
 
     requests running or waiting            pending since the first reading that showed them
     a reading failed                       nothing changes: that is no idleness, and no work either
+    it takes no connection                 whatever it had is lost; that it died is for its health check to say
     nothing happened for `idle_probe_s`    a probe is due: one token; while unanswered it is pending work like any other
     pending, no step for half the stall    a probe is due too: vLLM's gauges are those of its latest step, so they lag
 
@@ -39,6 +40,11 @@ class Work:
             self._pending_since = now
         elif not requests:
             self._pending_since = None
+
+    def refused(self, now: float) -> None:
+        """It takes no connection."""
+        self._pending_since = self._asked_at = None
+        self._quiet_since = now
 
     def computed(self, cpu_s: float, now: float) -> None:
         """The processor time that its processes have used."""

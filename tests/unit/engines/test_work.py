@@ -67,6 +67,17 @@ def test_a_token_is_asked_for_before_work_that_stands_still_is_called_a_stall() 
     assert work.probe_due(105)
 
 
+def test_an_engine_that_takes_no_connection_has_not_stalled() -> None:
+    work = a_work()
+    work.read(2, steps=5, now=100)
+    work.asked(105)
+    work.refused(106)
+    work.computed(1.0, now=300)
+    assert work.stalled_for(300) is None
+    assert not work.probe_due(135)
+    assert work.probe_due(136)
+
+
 def test_a_reading_that_failed_is_no_idleness_and_no_proof() -> None:
     unread = a_work()
     assert not unread.probe_due(3000)
