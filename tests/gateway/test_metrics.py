@@ -234,7 +234,7 @@ async def test_a_stream_that_goes_on_elsewhere_is_a_resume_and_a_request_begun_a
 async def test_a_loop_that_is_held_up_shows_in_its_lag(start_gateway: StartGateway) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
         await until(lambda: running.figures()["forebay_event_loop_lag_seconds_count"] > 0)
-        time.sleep(0.4)  # noqa: ASYNC251 (this is what holds it up)
+        time.sleep(0.4)  # this is what holds it up
         await until(lambda: running.figures()["forebay_event_loop_lag_seconds_sum"] >= 0.2)
 
 

@@ -5,8 +5,8 @@ and every `TURN_S` those that were more active than the least active of the name
 tenant that floods is named within that time. One that loses its name loses its counters too, and begins at zero if it
 comes back, which Prometheus takes for a restart.
 
-Activity is requests and thousands of tokens. That of a named tenant is remembered by half each turn; that of the others
-is counted within one turn, of `CANDIDATES` of them at most.
+Activity is requests and thousands of tokens. That of a named tenant is what came since the turn before, and half of
+what it was then; that of the others is counted within one turn, of `CANDIDATES` of them at most.
 """
 
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ from forebay.wire.usage import Usage
 
 OTHER = "other"
 TURN_S = 10.0
-CANDIDATES = 20_000
+CANDIDATES = 10_000
 CHANGES_A_TURN = 10
 LEAST_ACTIVITY = 10.0
 _MEMORY = 0.5
 
 
 class TenantCounts:
-    """What one tenant's requests came to."""
+    """What one tenant's requests came to. `activity` is as of the latest turn, `work` all that was counted by then."""
 
-    __slots__ = ("activity", "prompt_tokens", "refusals", "requests", "tokens")
+    __slots__ = ("activity", "prompt_tokens", "refusals", "requests", "tokens", "work")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -33,6 +33,13 @@ class TenantCounts:
         self.prompt_tokens = 0
         self.tokens = 0
         self.activity = 0.0
+        self.work = 0.0
+
+    def turn(self) -> None:
+        """Tell the activity anew."""
+        work = self.requests + (self.prompt_tokens + self.tokens) / 1000
+        self.activity = self.activity * _MEMORY + work - self.work
+        self.work = work
 
 
 class TenantFigures:
@@ -54,24 +61,23 @@ class TenantFigures:
             return
         counts = self.named.get(tenant)
         if counts is None:
-            counts = self._unnamed(tenant)
+            counts = self._unnamed(tenant, usage.prompt_tokens + usage.completion_tokens if usage else events)
         counts.requests += 1
-        prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, events)
-        counts.prompt_tokens += prompt
-        counts.tokens += completion
+        if usage is not None:
+            counts.prompt_tokens += usage.prompt_tokens
+            counts.tokens += usage.completion_tokens
+        else:
+            counts.tokens += events
         if refused:
             counts.refusals += 1
-        activity = 1.0 + (prompt + completion) / 1000
-        if counts is not self.others:
-            counts.activity += activity
-        elif tenant in self._candidates or (len(self._candidates) < CANDIDATES and tenant != OTHER):
-            self._candidates[tenant] = self._candidates.get(tenant, 0.0) + activity
 
     def turn(self, now: float) -> None:
         """Give names to those who have become more active than others; does nothing before it is time."""
         if now - self._turned_at < TURN_S:
             return
         self._turned_at = now
+        for counts in self.named.values():
+            counts.turn()
         newcomers = nlargest(CHANGES_A_TURN, self._candidates.items(), key=lambda pair: pair[1])
         quietest = nsmallest(CHANGES_A_TURN, self.named.items(), key=lambda pair: pair[1].activity)
         for (newcomer, activity), (name, counts) in zip(newcomers, quietest, strict=False):
@@ -81,8 +87,6 @@ class TenantFigures:
             self.named[newcomer] = TenantCounts()
             self.named[newcomer].activity = activity
         self._candidates.clear()
-        for counts in self.named.values():
-            counts.activity *= _MEMORY
 
     def all(self) -> list[tuple[str, TenantCounts]]:
         """Every series: its label, and its counts."""
@@ -95,8 +99,14 @@ class TenantFigures:
             counts[tenant if tenant in counts else OTHER] += number
         return counts
 
-    def _unnamed(self, tenant: str) -> TenantCounts:
-        if len(self.named) >= self._most or tenant == OTHER:
+    def _unnamed(self, tenant: str, tokens: int) -> TenantCounts:
+        """The counts for a tenant that has no name here: its own, if there is room, else those of all the others."""
+        if tenant == OTHER:
             return self.others
-        counts = self.named[tenant] = TenantCounts()
-        return counts
+        if len(self.named) < self._most:
+            counts = self.named[tenant] = TenantCounts()
+            return counts
+        known = self._candidates.get(tenant)
+        if known is not None or len(self._candidates) < CANDIDATES:
+            self._candidates[tenant] = (known or 0.0) + 1 + tokens / 1000
+        return self.others

@@ -11,7 +11,7 @@ engines differ in what they say of one, the first is believed, and samples of an
 import re
 from dataclasses import dataclass, field
 
-_LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*+="(?:[^"\\\n]|\\[\\"n])*+"'
+_LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*+="[^"\\\n]*+(?:\\[\\"n][^"\\\n]*+)*+"'
 _NUMBER = r"[+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?"
 _SAMPLE = re.compile(
     rf"([a-zA-Z_:][a-zA-Z0-9_:]*+)(?:\{{((?:{_LABEL}(?:,{_LABEL})*+,?)?)\}})?"
@@ -55,8 +55,8 @@ class Page:
     def add(self, text: str, of: str) -> None:
         """Take in the page of one engine. Raises `TooLarge`."""
         ours = f'{self._label}="{escaped(of)}"'
-        taken = read(text, self._prefix)
-        size = sum(len(line) + len(ours) for family in taken.values() for line in family.samples)
+        taken = self._taken(text, ours)
+        size = sum(len(line) for family in taken.values() for line in family.samples)
         if size > self._left:
             raise TooLarge
         self._left -= size
@@ -65,7 +65,7 @@ class Page:
             family.kind = family.kind or theirs.kind
             family.meaning = family.meaning or theirs.meaning
             if theirs.kind in ("", family.kind):
-                family.samples += [self._labelled(line, ours) for line in theirs.samples]
+                family.samples += theirs.samples
 
     def text(self) -> str:
         """All of it."""
@@ -80,16 +80,31 @@ class Page:
             lines += family.samples
         return "\n".join([*lines, ""])
 
-    def _labelled(self, sample: str, ours: str) -> str:
-        """A sample with our label before its own. (Only what is between the name and the value may hold a brace.)"""
-        name, brace, rest = sample.partition("{")
-        if not brace:
-            name, _, rest = sample.partition(" ")
-            return f"{name}{{{ours}}} {rest}"
-        if f'{self._label}="' in rest:
-            labels, _, value = rest.rpartition("}")
-            return f"{name}{{{ours},{self._moved(labels)}}}{value}"
-        return f"{name}{{{ours}{'' if rest[0] == '}' else ','}{rest}"
+    def _taken(self, text: str, ours: str) -> dict[str, _Family]:
+        """What is well-formed of an engine's metrics, its samples with our label before their own."""
+        families: dict[str, _Family] = {}
+        typed = _Family()  # what the lines are about, and the names that its samples may have
+        names: frozenset[str] = frozenset()
+        theirs = f'{self._label}="'
+        for line in text.replace("\0", "").split("\n"):  # a NUL is the end to some parsers
+            if line.startswith(self._prefix):
+                if (found := _SAMPLE.fullmatch(line)) is None:
+                    continue
+                name, labels, value = found.groups()
+                if labels:
+                    labels = f"{ours},{self._moved(labels) if theirs in labels else labels}"
+                family = typed if name in names else families.setdefault(name, _Family())
+                family.samples.append(f"{name}{{{labels or ours}}}{value}")
+            elif line.startswith("# ") and line.startswith(self._prefix, len("# TYPE ")):
+                _, what, name, *rest = line.split(" ", 3)
+                told = rest[0] if rest else ""
+                family = families.setdefault(name, _Family())
+                if what == "HELP":
+                    family.meaning = told
+                elif what == "TYPE" and told in _TYPES:
+                    family.kind, typed = told, family
+                    names = frozenset(name + suffix for suffix in _TYPES[told])
+        return families
 
     def _moved(self, labels: str) -> str:
         """The labels with one of our name out of the way."""
@@ -110,26 +125,3 @@ def _is(label: str, name: str) -> bool:
 def escaped(value: str) -> str:
     """A label's value as the format has it."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def read(text: str, prefix: str) -> dict[str, _Family]:
-    """An engine's metrics whose names begin with `prefix`: what is well-formed of them."""
-    families: dict[str, _Family] = {}
-    typed: str = ""  # the metric that the lines are about, and the names that its samples may have
-    names: frozenset[str] = frozenset()
-    for line in text.replace("\0", "").split("\n"):  # a NUL is the end to some parsers
-        if line.startswith(prefix):
-            found = _SAMPLE.fullmatch(line)
-            if found is not None:
-                name = found[1]
-                families.setdefault(typed if name in names else name, _Family()).samples.append(line)
-        elif line.startswith(("# HELP " + prefix, "# TYPE " + prefix)):
-            _, what, name, *rest = line.split(" ", 3)
-            family = families.setdefault(name, _Family())
-            told = rest[0] if rest else ""
-            if what == "HELP":
-                family.meaning = told
-            elif told in _TYPES:
-                family.kind = told
-                typed, names = name, frozenset(name + suffix for suffix in _TYPES[told])
-    return families
