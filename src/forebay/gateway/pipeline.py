@@ -36,12 +36,12 @@ from forebay.refusals import (
     ModelNotFound,
     NotFound,
     Refusal,
-    UnsupportedMediaType,
 )
 from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
 from forebay.wire.body import BodyLimits, Demand, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
+from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
@@ -100,8 +100,8 @@ class Pipeline:
             self._admit(exchange, who)
         else:
             exchange.identity = who
-        if exchange.route.response_id is None and not _is_json(headers.get(b"content-type")):
-            raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
+        if exchange.route.response_id is None:
+            check_json(headers.get(b"content-type"))
 
     def adopt(self, exchange: Exchange) -> None:
         """The same for a request that Forebay makes for a principal it has already recognised."""
@@ -368,9 +368,3 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
     if exchange.events_out or (outcome == "cancelled" and exchange.attempts):
         return exchange.events_out + (prompt_tokens(len(exchange.body)) if exchange.route.generates else 0)
     return 0
-
-
-def _is_json(content_type: bytes | None) -> bool:
-    if content_type == b"application/json":
-        return True
-    return content_type is not None and content_type.partition(b";")[0].strip().lower() == b"application/json"
