@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from forebay.store.batch_input import check
 from forebay.store.database import Database
 from tests.gateway.calls import AUTH, error_of
 from tests.gateway.conftest import StartGateway
@@ -82,3 +83,11 @@ async def test_a_disk_that_takes_no_file_is_503_and_the_next_upload_goes_on(
         assert refused.header("retry-after") == "10"
         flags["files_dir"].unlink()
         assert (await sent(running.url, of())).status == 200
+
+
+def test_a_line_that_is_too_long_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # of zeros, which take no room on disk
+    total, errors = check(path, most_bytes=1024)
+    assert (total, [error["code"] for error in errors]) == (0, ["line_too_long"])
