@@ -89,11 +89,14 @@ class Pipeline:
         self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
         self.draining = False
+        self._over = False  # the drain's time, that is
         self._ids = RequestIds(os.urandom)
 
     def identify(self, exchange: Exchange) -> None:
         """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""
         self._name(exchange)
+        if self._over:
+            raise _stopped()
         headers = exchange.headers
         who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time())
         if isinstance(who, Principal):
@@ -107,6 +110,8 @@ class Pipeline:
         """The same for a request that Forebay makes for a principal it has already recognised."""
         self._name(exchange)
         try:
+            if self._over:
+                raise _stopped()
             assert exchange.principal is not None
             require(exchange.principal, "inference")
         except Refusal as refusal:
@@ -264,9 +269,10 @@ class Pipeline:
         self.admission.sweep(now)
 
     def cut_off(self, now: float) -> None:
-        """End everything that still runs, with an error that tells the caller why: the drain's time is over."""
+        """End everything that still runs, and begin nothing more: the drain's time is over, and callers are told."""
+        self._over = True
         for exchange in list(self.running):
-            told = Draining("The gateway stopped before the answer was complete.", should_retry=True)
+            told = _stopped()
             if exchange.relay is not None:
                 exchange.relay.give_up(told, now, "cancelled")
             elif exchange.waiting is not None:
@@ -368,3 +374,7 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
     if exchange.events_out or (outcome == "cancelled" and exchange.attempts):
         return exchange.events_out + (prompt_tokens(len(exchange.body)) if exchange.route.generates else 0)
     return 0
+
+
+def _stopped() -> Draining:
+    return Draining("The gateway stopped before the answer was complete.", should_retry=True)
