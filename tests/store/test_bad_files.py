@@ -1,5 +1,6 @@
 """Uploads that are wrong, and a disk that takes none: each is told why, in the form of all errors."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import SecretStr
 
 from forebay.store.batch_input import check
 from forebay.store.database import Database
+from forebay.store.files import Files, NoRoom
 from tests.gateway.calls import AUTH, error_of
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import FakeEngine
@@ -91,3 +93,21 @@ def test_a_line_that_is_too_long_is_not_read_to_its_end(tmp_path: Path) -> None:
         file.truncate(1 << 40)  # of zeros, which take no room on disk
     total, errors = check(path, most_bytes=1024)
     assert (total, [error["code"] for error in errors]) == (0, ["line_too_long"])
+
+
+def test_two_uploads_at_once_get_no_more_room_than_one_after_the_other(database: Database, tmp_path: Path) -> None:
+    files = Files(database, tmp_path, most_bytes=15, keep_s=60.0)
+
+    class Slow(BytesIO):
+        """Another upload comes before this one is written."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() == 0:
+                files.take_in("tenant", "fast", BytesIO(b"x" * 10), 1.0)
+            return super().read(size)
+
+    with pytest.raises(NoRoom):
+        files.take_in("tenant", "slow", Slow(b"y" * 10), 1.0)
+    (kept,) = files.page("tenant", None, "", 10, newest_first=True)
+    assert kept.name == "fast"
+    assert [path.name for path in tmp_path.rglob("file-*")] == [kept.id]
