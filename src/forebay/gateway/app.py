@@ -8,10 +8,12 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
 from forebay.api import about, admin, batches, conversations, debug, files, health, keys, models, native, usage
+from forebay.api.inner import GONE
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -67,6 +69,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_wrong_body)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
     app.add_middleware(_RequestId, gateway=gateway)
     if gateway.settings.cors_origins:
@@ -160,6 +163,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     if error.status_code == 404:
         return _refusal_response(request, NotFound("There is no such path here."))
     return _refusal_response(request, BadRequest(str(error.detail)))
+
+
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    """The client has gone before its body was there, or was refused for it."""
+    return Response(status_code=GONE)
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
