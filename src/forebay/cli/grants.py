@@ -12,13 +12,12 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from forebay.cli.db import named_settings
 from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.settings_options import named_settings
 from forebay.policy.grants import Limits, NotValid, not_valid
 from forebay.store.database import DatabaseError, open_database, why
 from forebay.store.keys import Keys, RevokedKey, UnknownKey
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="Whom the key belongs to; made where it is not known.")]
 Scopes = Annotated[list[str] | None, typer.Option("--scope", help="inference (the default), metrics or admin; repeat.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="A model it may use; repeat. All by default.")]

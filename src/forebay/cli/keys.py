@@ -10,9 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from forebay.cli.db import Config, named_settings
 from forebay.cli.grants import (
-    AsJson,
     Concurrency,
     Expires,
     Models,
@@ -29,7 +27,9 @@ from forebay.cli.grants import (
     number,
     store,
 )
+from forebay.cli.options import AsJson, Config
 from forebay.cli.rows import print_table
+from forebay.cli.settings_options import named_settings
 from forebay.cli.token import token
 from forebay.policy.grants import Grant, Key, NewKey
 from forebay.store.keys import PAGE, entries

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli.db import Config
-from forebay.cli.grants import AsJson, Concurrency, PerDay, PerMonth, Rpm, Tpm, fields_given, number, store
+from forebay.cli.grants import Concurrency, PerDay, PerMonth, Rpm, Tpm, fields_given, number, store
+from forebay.cli.options import AsJson, Config
 from forebay.cli.rows import cell, print_table
 from forebay.policy.grants import Limits, NewKey, Tenant
 from forebay.store.keys import PAGE

@@ -7,9 +7,9 @@ import jwt
 import typer
 from pydantic import ValidationError
 
-from forebay.cli.db import Config, named_settings
 from forebay.cli.grants import Models, Rpm, Scopes, TenantOption, Tpm, duration, fields_given, number
-from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.options import EXIT_USAGE, Config, fail
+from forebay.cli.settings_options import named_settings
 from forebay.policy.grants import NewKey, not_valid
 
 MAX_TOKEN_S = 86_400
