@@ -25,6 +25,13 @@ PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*
 SOURCES = tuple(Path(forebay.__file__).parent.rglob("*.py"))
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that is thrown away: some options do their work as they are parsed, as --install-completion does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
 def reference(name: str) -> str:
     return (ROOT / "docs" / "reference" / f"{name}.md").read_text()
 
@@ -108,7 +115,7 @@ def wrong_with(words: list[str]) -> str | None:
             return f"no command {arguments[0]}"
     try:
         command.make_context(name, list(arguments))
-    except Exit:  # --help and --version
+    except (Exit, SystemExit):  # --help, --version, --install-completion
         return None
     except TyperException as refused:
         return str(refused)
@@ -120,6 +127,12 @@ def test_every_forebay_command_line_in_the_documents_is_one_that_it_takes(capsys
     assert len(found) > 10
     for where, words in found:
         assert wrong_with(words) is None, where
+
+
+def test_trying_a_command_line_leaves_what_is_at_home_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer._completion_shared._get_shell_name", lambda: "bash")
+    assert wrong_with(["--install-completion"]) is None
+    assert (home / ".bashrc").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`docs/reference/cli.md`: the commands, what each takes of its own, and which settings are its options."""
 
+from functools import cache
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ off is switched off with `--no-` before its name.
 """
 
 
+@cache
 def commands() -> dict[str, Any]:
     """Every command by its name, and `forebay` itself, as the command line's parser has them."""
     found = {"forebay": typer.main.get_command(app)}
