@@ -17,6 +17,7 @@ from forebay.gateway.build import Gateway
 from forebay.gateway.routes import ROUTES
 from forebay.generate.cli_reference import commands
 from forebay.generate.errors_reference import rows
+from forebay.sampling import Preset, values
 from forebay.telemetry.catalogue import CATALOGUE
 from forebay.telemetry.logging import LogWriter
 
@@ -71,6 +72,13 @@ def test_every_command_and_option_is_in_the_reference() -> None:
         for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
             assert f"`{option.opts[0]}`" in section, f"{name} {option.opts[0]}"
         assert section.strip(), f"{name} is not in it"
+
+
+def test_every_preset_and_its_values_are_on_the_command_lines_page() -> None:
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    for name in Preset:
+        told = ", ".join(f"{field} {value:g}" for field, value in values(name).items())
+        assert f"| `{name}` | {told} |" in text
 
 
 # What is told to be typed
