@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forebay.cli.choose import DEFAULT_MODEL
 from forebay.cli.options import EXIT_USAGE, fail
-from forebay.models.default import NAME, model_cache
+from forebay.models.default import DEFAULT_MODEL, NAME, model_cache
 from forebay.models.lock import only_one
 
 if TYPE_CHECKING:  # the hub's library takes a third of a second to import: only commands that use it do

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forebay.cli.choose import DEFAULT_MODEL
 from forebay.cli.fetch import pull, verify
-from forebay.cli.grants import AsJson
 from forebay.cli.lookup import (
     Name,
     NameOrDirectory,
@@ -20,9 +18,10 @@ from forebay.cli.lookup import (
     named_models,
     only_here,
 )
-from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.options import EXIT_USAGE, AsJson, fail
 from forebay.cli.preload import preload
 from forebay.cli.rows import print_table
+from forebay.models.default import DEFAULT_MODEL
 from forebay.models.sizes import count, readable
 
 if TYPE_CHECKING:
