@@ -74,8 +74,8 @@ def falls_behind(run: Measured) -> bool:
     """Whether more and more requests were under way while they arrived.
 
     Between the middle and the end of the arrivals, the number under way grew by a tenth of those that arrived or more,
-    and by more than chance does: both are counts, so their difference varies by the square root of their sum, and it is
-    twice that in one of fifty trials. Else a short trial of a few requests is called too much, whatever the server does.
+    and by more than chance does: both are counts, so their difference varies by the square root of their sum; by twice
+    that, one trial in fifty. Else a short trial of a few requests is called too much, whatever the server does.
     """
     sent = sorted(sample.sent for sample in run.samples)
     ended = sorted(sample.ended for sample in run.samples)

@@ -156,7 +156,10 @@ def facts_of(config: Config, tensors: Mapping[str, Tensor] | None = None, tokeni
         kv_heads=_kv_heads(text) or heads,
         head_dim=_number(text, "head_dim", "kv_channels", "hidden_size_per_head", "attention_head_dim")
         or (latent.nope_dim + latent.rope_dim if latent else hidden // heads if heads else 0),
-        intermediate=_number(text, "intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim") or 4 * hidden,
+        intermediate=_number(
+            text, "intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"
+        )
+        or 4 * hidden,
         vocab=_number(text, "vocab_size", "padded_vocab_size"),
         tied_embeddings=_tied(text, model_type, tensors),
         experts=_experts(text, layers),

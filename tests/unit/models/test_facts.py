@@ -128,7 +128,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"text_config": {"hidden_size": 2560, "num_hidden_layers": 34, "model_type": "gemma3_text"}},
         {"heads": 8, "kv_heads": 4, "head_dim": 256, "vocab": 262208, "context_tokens": 131072},
     ),
-    # meta-llama/Llama-4-Maverick: experts in every second layer, one more that all share, and one layer of four sees all.
+    # meta-llama/Llama-4-Maverick: experts in every second layer, and one that is shared; one layer of four sees all.
     (
         {
             "text_config": {
