@@ -1,5 +1,9 @@
 """`forebay`: parse, call, print."""
 
+import contextlib
+import errno
+import sys
+
 import typer
 
 from forebay import __version__
@@ -19,6 +23,8 @@ from forebay.cli.serve import serve
 from forebay.cli.tenants import tenants
 from forebay.cli.top import top
 from forebay.cli.usage import audit, usage
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an answer is redirected to takes no more
 
 app = typer.Typer(
     name="forebay",
@@ -58,4 +64,11 @@ def about(version: bool = typer.Option(False, "--version", help="Show the versio
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    except OSError as failure:
+        if failure.errno not in _FULL:
+            raise
+        with contextlib.suppress(OSError):  # else Python tries once more at its end, and complains itself
+            sys.stdout.close()
+        sys.exit(f"forebay: cannot be written: {failure.strerror}; make room, or write elsewhere")
