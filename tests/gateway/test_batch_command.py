@@ -114,7 +114,12 @@ async def test_a_file_that_is_wrong_is_told_before_anything_is_asked(tmp_path: P
     assert f"{source}:2: Another line has this custom_id." in errors
     assert f"{source}:3: " in errors
     assert not output.exists()
-    write(source, asked(0))
+    source.write_text(json.dumps(asked(0)))
+    status, _, errors = await told(source, source, "http://127.0.0.1:9")
+    assert (status, "name another output" in errors) == (2, True)
+    assert source.read_text() == json.dumps(asked(0))  # with no end of line, as a line that was cut short
+    status, _, errors = await told(source, output, "http://127.0.0.1:9")
+    assert (status, errors.count("is a gateway running there?")) == (2, 1)
     output.write_text("not what a batch wrote\n")
     status, _, errors = await told(source, output, "http://127.0.0.1:9")
     assert (status, "name another output" in errors) == (2, True)
