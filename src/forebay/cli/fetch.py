@@ -12,7 +12,7 @@ import typer
 from forebay.cli.choose import DEFAULT_MODEL, engine_python
 from forebay.cli.db import Config, named_settings
 from forebay.cli.grants import AsJson
-from forebay.cli.lookup import Name, Revision, all_models, only_here, report, revision_of, say
+from forebay.cli.lookup import NONE_HERE, Name, Revision, all_models, only_here, report, revision_of, say
 from forebay.cli.options import fail
 from forebay.cli.transfer import transfer
 from forebay.models.default import RECORD_FILE, ModelUnavailable, default_model, model_cache
@@ -73,6 +73,8 @@ def verify(
     results = [_verified(one, repair, config) for one in chosen]
     if as_json:
         typer.echo(json.dumps(results))
+    elif not results:
+        say(NONE_HERE)
     for result in results if not as_json else ():
         typer.echo(f"{result['model']}  {result['revision'][:12]}  {result['result']}: {result['files']} files checked")
         for name, why in result["wrong"].items():
