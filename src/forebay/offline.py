@@ -10,7 +10,7 @@ import http.client
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -85,7 +85,7 @@ class Files:
         output.seek(end)
         return output
 
-    def left(self) -> Iterator[Line]:
+    def left(self) -> Generator[Line, None, None]:
         """The requests that are not finished."""
         with self.source.open("rb") as source:
             for text in source:
@@ -126,6 +126,7 @@ class OfflineRun:
         finally:
             with self._turn:
                 self._over = True
+                self._lines.close()
             for file in (output, errors):
                 file.flush()
                 os.fsync(file.fileno())

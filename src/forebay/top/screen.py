@@ -1,4 +1,4 @@
-"""A view of a gateway as it is drawn on a terminal; a narrow one shows fewer columns, and never a row without a name."""
+"""A view of a gateway on a terminal; a narrow one shows fewer columns, and never a row without a name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
