@@ -64,14 +64,15 @@ def run(
         typer.echo("forebay: interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except Hopeless as wrong:
-        fail(f"{wrong}\n{summary.completed} lines were answered; the same command goes on from there", EXIT_USAGE)
+        fail(f"{wrong}{_so_far(summary)}", EXIT_USAGE)
     except OSError as wrong:
         fail(f"{wrong.filename or output}: {wrong.strerror or wrong}", EXIT_USAGE)
     finally:
         if files.errors.is_file() and files.errors.stat().st_size == 0:
             files.errors.unlink()
     if as_json:
-        typer.echo(json.dumps({**asdict(summary), "output": str(output), "errors": str(files.errors)}))
+        errors_at = str(files.errors) if summary.failed else None
+        typer.echo(json.dumps({**asdict(summary), "output": str(output), "errors": errors_at}))
     else:
         _say(summary, files.errors)
     if summary.failed:
@@ -109,6 +110,11 @@ def _progress(summary: "Summary", *, shown: bool) -> Iterator[Callable[[], None]
             progress.update(task, completed=done, description=f"{summary.failed} failed" if summary.failed else "")
 
         yield told
+
+
+def _so_far(summary: "Summary") -> str:
+    done = summary.skipped + summary.completed
+    return f"\n{done:,} of {summary.lines:,} lines are answered; the same command goes on from there" if done else ""
 
 
 def _say(summary: "Summary", errors: Path) -> None:

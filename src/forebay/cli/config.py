@@ -35,7 +35,7 @@ def validate(config: Config = None, as_json: AsJson = False) -> None:
             raise typer.Exit(EXIT_USAGE) from None
         fail(str(wrong), EXIT_USAGE)
     told = {"valid": True, "problems": [], "set": origin}
-    typer.echo(json.dumps(told) if as_json else f"valid: {len(origin)} settings are not left at their defaults")
+    typer.echo(json.dumps(told) if as_json else f"valid; set: {len(origin)}")
 
 
 @app.command()

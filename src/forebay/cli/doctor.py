@@ -61,7 +61,7 @@ def _settings(config: Config) -> "tuple[Settings, list[Finding]]":
     try:
         settings, origin = load_settings({}, file=config)
     except SettingsError as invalid:
-        fix = "correct it where the message says; `forebay config init` writes a file with all settings"
+        fix = "correct it; `forebay config init` writes a file with all settings. What follows is of the defaults"
         return Settings(), [wrong("settings", line, fix) for line in str(invalid).splitlines()]
     return settings, [ok("settings", f"valid; set: {len(origin)}")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forebay.cli.lookup import Name, Revision, all_models, only_here, report, revision_of, say
+from forebay.cli.lookup import NONE_HERE, Name, Revision, all_models, only_here, report, revision_of, say
 from forebay.cli.options import AsJson, Config, fail
 from forebay.cli.transfer import transfer
 from forebay.models.default import DEFAULT_MODEL, RECORD_FILE, ModelUnavailable, default_model, model_cache
@@ -70,6 +70,8 @@ def verify(
     results = [_verified(one, repair, config) for one in chosen]
     if as_json:
         typer.echo(json.dumps(results))
+    elif not results:
+        say(NONE_HERE)
     for result in results if not as_json else ():
         typer.echo(f"{result['model']}  {result['revision'][:12]}  {result['result']}: {result['files']} files checked")
         for name, why in result["wrong"].items():

@@ -1,5 +1,8 @@
 """`forebay`: the table of its commands, each in a module of its own that is imported when the command is called."""
 
+import contextlib
+import errno
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -55,6 +58,8 @@ class _Commands(TyperGroup):
         return name, name and load(name), rest
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an answer is redirected to takes no more
+
 app = typer.Typer(
     name="forebay",
     cls=_Commands,
@@ -76,4 +81,11 @@ def about(version: bool = typer.Option(False, "--version", help="Show the versio
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    except OSError as failure:
+        if failure.errno not in _FULL:
+            raise
+        with contextlib.suppress(OSError):  # else Python tries once more at its end, and complains itself
+            sys.stdout.close()
+        sys.exit(f"forebay: cannot be written: {failure.strerror}; make room, or write elsewhere")
