@@ -118,8 +118,8 @@ class Agent:
     def _follow(self, change: Announce) -> None:
         self._unwatch()
         if change.new is State.READY:
-            cpu_seconds = self.supervisor.cpu_seconds
-            watching = watch_work(self.upstream, self._spec, self._settings, cpu_seconds, self._stalled)
+            busy_seconds = self.supervisor.busy_seconds
+            watching = watch_work(self.upstream, self._spec, self._settings, busy_seconds, self._stalled)
             self._watching = asyncio.get_running_loop().create_task(watching)
             self._on_ready()
 

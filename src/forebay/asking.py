@@ -53,7 +53,7 @@ class Caller:
     def of(cls, url: str, key: str | None, timeout_s: float) -> "Caller":
         """Read `http://host:port`, `https://…` or `host:port`; a `/v1` at the end is dropped."""
         parts = _split(url if "://" in url else f"http://{url}")
-        if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        if key is not None and not is_key(key):
             raise NotAsked("key: has characters that no key has")
         path = parts.path.rstrip("/").removesuffix("/v1")
         return cls(f"{parts.scheme}://{parts.netloc}{path}", key, timeout_s)
@@ -124,6 +124,11 @@ class Caller:
             raise NoAnswer(f"the connection to {self.url} broke ({type(failure).__name__}); ask again") from None
         except EventTooLarge as failure:
             raise NoAnswer(f"{self.url} sent no answer that can be read: {failure}") from None
+
+
+def is_key(text: str) -> bool:
+    """Whether a header can carry it."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _split(url: str) -> Any:

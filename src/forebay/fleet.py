@@ -57,7 +57,7 @@ class Engine:
         address = Address("localhost", uds=spec.uds)
         self.replica: Replica = make_replica(settings, spec.name, address, spec.api_key, settings.model_group)
         self.supervisor = Supervisor(spec, settings, self.replica.upstream, self._follow)
-        self.replica.cpu_seconds = self.supervisor.cpu_seconds
+        self.replica.busy_seconds = self.supervisor.busy_seconds
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.running = asyncio.get_running_loop().create_task(self.supervisor.run())
         self._gateway = gateway
@@ -82,7 +82,7 @@ class Engine:
 
     def _take_up(self) -> None:
         watching = watch_work(
-            self.replica.upstream, self.spec, self.slot.settings, self.supervisor.cpu_seconds, self._stalled
+            self.replica.upstream, self.spec, self.slot.settings, self.supervisor.busy_seconds, self._stalled
         )
         self._beside = [asyncio.get_running_loop().create_task(one) for one in (self._join(), watching)]
 

@@ -10,7 +10,7 @@ import http.client
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -21,7 +21,7 @@ from forebay.policy.pace import Pace, Verdict, judge
 from forebay.wire.batch_lines import Line, answer_line, error_line, read_line, with_model
 
 TIMEOUT_S = 600.0
-MOST_FAILURES = 8  # in a row, over all connections
+MOST_FAILURES = 8  # in a row, over all connections: a gateway that restarts is waited for; one never seen is not
 MOST_BACKOFF_S = 10.0
 HOPELESS = (401, 403)
 
@@ -68,6 +68,8 @@ class Files:
     def open_output(self) -> BinaryIO:
         """The output, to go on with; a line that was cut short is taken out. Raises `Hopeless` or OSError."""
         self.output.touch()
+        if self.output.samefile(self.source):
+            raise Hopeless(f"{self.output}: holds the requests; name another output")
         output = self.output.open("r+b")
         try:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +85,7 @@ class Files:
         output.seek(end)
         return output
 
-    def left(self) -> Iterator[Line]:
+    def left(self) -> Generator[Line, None, None]:
         """The requests that are not finished."""
         with self.source.open("rb") as source:
             for text in source:
@@ -106,6 +108,7 @@ class OfflineRun:
         self._tries: dict[str, int] = {}
         self._asked = 0
         self._failures = 0
+        self._answered = False
         self._hopeless: Exception | None = None
         self._over = False
 
@@ -123,6 +126,7 @@ class OfflineRun:
         finally:
             with self._turn:
                 self._over = True
+                self._lines.close()
             for file in (output, errors):
                 file.flush()
                 os.fsync(file.fileno())
@@ -168,7 +172,7 @@ class OfflineRun:
                 self._turn.notify_all()
             return
         with self._turn:
-            self._failures = 0
+            self._failures, self._answered = 0, True
             if not self._over:
                 self._take(line, status, headers, body)
             self._asked -= 1
@@ -177,8 +181,8 @@ class OfflineRun:
     def _not_answered(self, line: Line, failure: Exception) -> None:
         self._again.append(line)
         self._failures += 1
-        if self._failures > MOST_FAILURES:
-            self._give_up(Hopeless(f"no answer from {self._asking.url}: {failure}; is a gateway running there?"))
+        if not self._answered or self._failures > MOST_FAILURES:
+            self._give_up(Hopeless(f"no answer from {self._asking.url}: {_why(failure)}; is a gateway running there?"))
         self._pace.refused(min(0.25 * 2**self._failures, MOST_BACKOFF_S), monotonic())
 
     def _take(self, line: Line, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
@@ -254,6 +258,10 @@ def _custom_id_of(text: bytes, path: Path) -> str:
         return str(json.loads(text)["custom_id"])
     except (ValueError, KeyError, TypeError):
         raise Hopeless(f"{path}: has lines that no batch wrote; name another output") from None
+
+
+def _why(failure: Exception) -> str:
+    return (failure.strerror if isinstance(failure, OSError) else None) or str(failure)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class URLTooLong(Refusal):
 
 
 class UnsupportedMediaType(Refusal):
-    """The body must be JSON, uncompressed."""
+    """The body must be JSON, a file's `multipart/form-data`; uncompressed, in UTF-8."""
 
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
 
@@ -244,6 +244,8 @@ class Unavailable(Refusal):
         "engine_error": "The engine failed on this request; its log says why.",
         "keys_unavailable": "Who the caller is cannot be found out just now: the keys' database, or the tokens' key "
         "set, cannot be reached.",
+        "files_unavailable": "The directory of files cannot be written or read just now: its disk may be full; the log "
+        "says why.",
         "database_unavailable": "The database of usage, the audit log, conversations, files and batches cannot be "
         "reached just now.",
     }

@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-from forebay.policy.presets import BUILT_IN
-
 Sampling = dict[str, float | int]
 
 
@@ -17,11 +15,14 @@ class Preset(StrEnum):
     chat = "chat"
 
 
-# The gateway's own values: what is sent means the same to any other server.
-PRESETS: dict[Preset, Sampling] = {name: BUILT_IN[name].model_dump(exclude_none=True) for name in Preset}
+def values(preset: Preset) -> Sampling:
+    """The gateway's own values: what is sent means the same to any other server."""
+    from forebay.policy.presets import BUILT_IN  # made with pydantic, which takes a tenth of a second to import
+
+    return BUILT_IN[preset].model_dump(exclude_none=True)
 
 
 def sampling(preset: Preset | None, **said: float | int | None) -> Sampling:
     """What to send: the preset's values, and over them what was said; without either, nothing: the model's own hold."""
-    chosen = PRESETS[preset] if preset is not None else {}
+    chosen = values(preset) if preset is not None else {}
     return {**chosen, **{name: value for name, value in said.items() if value is not None}}

@@ -17,12 +17,20 @@ from forebay.gateway.build import Gateway
 from forebay.gateway.routes import ROUTES
 from forebay.generate.cli_reference import commands
 from forebay.generate.errors_reference import rows
+from forebay.sampling import Preset, values
 from forebay.telemetry.catalogue import CATALOGUE
 from forebay.telemetry.logging import LogWriter
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
 SOURCES = tuple(Path(forebay.__file__).parent.rglob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that is thrown away: some options do their work as they are parsed, as --install-completion does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
 
 
 def reference(name: str) -> str:
@@ -64,6 +72,13 @@ def test_every_command_and_option_is_in_the_reference() -> None:
         for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
             assert f"`{option.opts[0]}`" in section, f"{name} {option.opts[0]}"
         assert section.strip(), f"{name} is not in it"
+
+
+def test_every_preset_and_its_values_are_on_the_command_lines_page() -> None:
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    for name in Preset:
+        told = ", ".join(f"{field} {value:g}" for field, value in values(name).items())
+        assert f"| `{name}` | {told} |" in text
 
 
 # What is told to be typed
@@ -108,7 +123,7 @@ def wrong_with(words: list[str]) -> str | None:
             return f"no command {arguments[0]}"
     try:
         command.make_context(name, list(arguments))
-    except Exit:  # --help and --version
+    except (Exit, SystemExit):  # --help, --version, --install-completion
         return None
     except TyperException as refused:
         return str(refused)
@@ -120,6 +135,12 @@ def test_every_forebay_command_line_in_the_documents_is_one_that_it_takes(capsys
     assert len(found) > 10
     for where, words in found:
         assert wrong_with(words) is None, where
+
+
+def test_trying_a_command_line_leaves_what_is_at_home_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer._completion_shared._get_shell_name", lambda: "bash")
+    assert wrong_with(["--install-completion"]) is None
+    assert (home / ".bashrc").exists()
 
 
 @pytest.mark.parametrize(

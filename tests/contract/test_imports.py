@@ -145,7 +145,7 @@ def test_each_role_stays_in_its_cone() -> None:
     agent, data_plane, both = cone_of("engine"), cone_of("gateway"), cone_of("serve")
     assert not {module for module in agent if module.startswith(("forebay.gateway", "forebay.replicas"))}
     assert not {module for module in data_plane if module.startswith("forebay.engines")}
-    assert {"forebay.engines.supervisor", "forebay.api.health", "forebay.cli.options"} <= agent
+    assert {"forebay.engines.supervisor", "forebay.api.health", "forebay.cli.settings_options"} <= agent
     assert {"forebay.gateway.pipeline", "forebay.engines.supervisor"} <= both
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.gateway.calls import CHAT, MESSAGES
+from tests.gateway.command import within
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine
 from tests.gateway.test_process import FOREBAY
@@ -120,3 +121,20 @@ async def test_a_file_that_is_wrong_is_told_before_anything_is_asked(tmp_path: P
     assert (status, "name another output" in errors) == (2, True)
     assert (await told(tmp_path / "none", output, "http://127.0.0.1:9"))[0] == 2
     assert (await told(source, output, "127.0.0.1:9"))[0] == 2
+
+
+async def test_the_requests_are_no_output(tmp_path: Path) -> None:
+    """Their last line, which has no end, would be taken for an answer that was cut short."""
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(asked(0)))
+    done = await within(tmp_path, "batch", "run", str(source), "-o", str(source))
+    assert (done.status, "name another output" in done.err) == (2, True)
+    assert source.read_text() == json.dumps(asked(0))
+
+
+async def test_a_gateway_that_is_not_there_ends_it_at_once(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", asked(0))
+    words = ("batch", "run", str(source), "-o", str(tmp_path / "out.jsonl"), "--url", "http://127.0.0.1:9")
+    done = await within(tmp_path, *words)
+    assert (done.status, done.err.count("is a gateway running there?")) == (2, 1)
+    assert len(done.err.splitlines()) == 1

@@ -7,6 +7,8 @@ import socket
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -428,6 +430,24 @@ async def test_closing_that_is_cancelled_gives_up_what_is_under_way() -> None:
         assert len(engine.calls(PATH)) == 1
 
 
+async def test_a_cancelled_block_gives_up_what_others_have_under_way() -> None:
+    others: list[asyncio.Task[Any]] = []
+
+    async def cancelled() -> None:
+        async with AsyncClient(engine.url) as client:
+            others.append(asyncio.create_task(client.generate("a")))
+            await engine.wait_for(lambda e: e.running == 1)
+            raise asyncio.CancelledError
+
+    async with FakeEngine() as engine:
+        engine.default = Behaviour(faults=[Fault("head", "hang")])
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(cancelled(), 5)
+        with pytest.raises(GenerationError, match="closed"):
+            await asyncio.wait_for(others[0], 5)
+        await engine.wait_for(lambda e: e.running == 0)
+
+
 # Without asyncio
 
 
@@ -473,6 +493,39 @@ async def test_ctrl_c_gives_up_what_is_under_way() -> None:
         async with asyncio.timeout(5):
             _, said = await waiting.communicate()
         assert said.decode().splitlines()[-1] == "KeyboardInterrupt"
+
+
+async def test_ctrl_c_gives_up_what_other_threads_have_under_way() -> None:
+    """So it does with a call that it interrupts before anybody waits for it."""
+    interrupted = threading.Event()
+
+    def run() -> None:
+        with Client(engine.url) as client:
+            calls.append(asyncio.run_coroutine_threadsafe(asyncio.to_thread(client.generate, "a"), here))
+            interrupted.wait()
+            raise KeyboardInterrupt
+
+    here = asyncio.get_running_loop()
+    calls: list[Future[Any]] = []
+    async with FakeEngine() as engine:
+        engine.default = Behaviour(faults=[Fault("head", "hang")])
+        block = asyncio.create_task(asyncio.to_thread(_outcome, run))
+        await engine.wait_for(lambda e: e.running == 1)
+        interrupted.set()
+        async with asyncio.timeout(5):
+            assert isinstance(await block, KeyboardInterrupt)
+            with pytest.raises(GenerationError, match="closed"):
+                await asyncio.wrap_future(calls[0])
+            await engine.wait_for(lambda e: e.running == 0)
+
+
+def _outcome(run: Callable[[], None]) -> BaseException | None:
+    """What it raised: an event loop that sees a KeyboardInterrupt ends."""
+    try:
+        run()
+    except BaseException as raised:
+        return raised
+    return None
 
 
 def test_a_client_that_was_never_called_closes_too() -> None:

@@ -41,6 +41,16 @@ async def test_a_prompt_becomes_a_text_with_its_counts(start_gateway: StartGatew
         assert engine.calls(COMPLETIONS)[0].body == {"model": "fake-model", "prompt": "one two three", "max_tokens": 3}
 
 
+async def test_a_body_that_is_not_said_to_be_json_is_refused(start_gateway: StartGateway) -> None:
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+            refused = await post(running, "/generate", {"content-type": content_type}, prompt="p")
+            assert (refused.status, error_of(refused)["code"]) == (415, "unsupported_media_type")
+        assert (
+            await post(running, "/generate", {"content-type": "Application/JSON; charset=utf-8"}, prompt="p")
+        ).status == 200
+
+
 async def test_what_is_said_of_sampling_reaches_the_engine(start_gateway: StartGateway) -> None:
     said = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "stop": ["x", "y"], "seed": 7}
     async with FakeEngine() as engine, start_gateway(engine.url) as running:

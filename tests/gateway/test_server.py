@@ -215,6 +215,27 @@ async def test_a_request_that_dribbles_is_given_up_too(start_gateway: StartGatew
             assert answers.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("path", [b"/generate", b"/admin/v1/keys"])
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"zz\r\n", 400), (b"fff\r\n" + b"x" * 0xFFF + b"\r\n", 413), (b"1\r\n", 408)],
+    ids=["no chunk", "too large", "too slow"],
+)
+async def test_a_body_that_goes_wrong_midway_is_refused_by_the_application_too(
+    path: bytes, sent: bytes, status: int, start_gateway: StartGateway
+) -> None:
+    flags: dict[str, Any] = {"max_body_bytes": 1024, "body_timeout_s": 0.1, "admin_keys": ("sk-admin",)}
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running, connect(running.url) as raw:
+        key = b"sk-admin" if path.startswith(b"/admin") else b"sk-test"
+        fields = b"Host: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n" % key
+        await raw.send(b"POST %s HTTP/1.1\r\n%sTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n" % (path, fields) + sent)
+        refused = await raw.read_response("POST")
+        assert (refused.status, refused.header("connection"), refused.ended) == (status, "close", "complete")
+        assert error_of(refused)["code"]
+        assert (await raw.read_response()).status == 0
+    assert "Traceback" not in running.log_file.read_text()
+
+
 async def test_an_idle_connection_is_closed_in_time(start_gateway: StartGateway) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url, keepalive_timeout_s=0.3) as running:
         async with connect(running.url) as raw:

@@ -76,6 +76,7 @@ async def test_half_an_answer_is_a_failure(tmp_path: Path) -> None:
         (("generate", "x", "--url", "http://u:p@x"), "url: not http://host:port"),
         (("generate", "x", "--url", "http://x:99999"), "url: "),
         (("generate", "x", "--key-file", "/no/such"), "key-file: /no/such cannot be read"),
+        (("bench", "latency", "http://127.0.0.1:1", "--key-file", "/no/such"), "key-file: /no/such cannot be read"),
         (("generate", "x", "--raw", "--system", "y"), "system: --raw"),
         (("generate", "x", "--preset", "warm"), "code_generation"),
         (("chat", "--load", "/no/such"), "/no/such: No such file"),

@@ -179,13 +179,23 @@ async def test_a_file_to_begin_with_has_every_setting_and_is_valid(tmp_path: Pat
     text = (tmp_path / "forebay.toml").read_text()
     assert all(f"\n# {name} = " in text for name in Settings.model_fields)
     assert "make generate" not in text
-    assert (await forebay(tmp_path, "config", "validate")).out == "valid: 0 settings are not left at their defaults\n"
+    assert (await forebay(tmp_path, "config", "validate")).out == "valid; set: 0\n"
     (tmp_path / "forebay.toml").write_text(text.replace("# port = 8000", "port = 8123"))
     assert load_settings({}, {}, tmp_path / "forebay.toml")[0].port == 8123
     again = await forebay(tmp_path, "config", "init")
     assert (again.status, "is there already" in again.err) == (1, True)
     assert "port = 8123" in (tmp_path / "forebay.toml").read_text(), "it was not overwritten"
     assert (await forebay(tmp_path, "config", "init", "/no/such/x.toml")).status == 1
+
+
+async def test_an_answer_that_finds_no_room_fails_in_a_line(tmp_path: Path) -> None:
+    words = (FOREBAY, "config", "schema")
+    with Path("/dev/full").open("w") as full:
+        process = await asyncio.create_subprocess_exec(
+            *words, env=environment(tmp_path), stdout=full, stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, len(err.splitlines()), b"No space left" in err) == (1, 1, True), err
 
 
 async def test_settings_are_validated_and_shown_for_programs(tmp_path: Path) -> None:

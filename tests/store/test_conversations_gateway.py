@@ -391,3 +391,23 @@ async def test_a_gateway_that_dies_midway_holds_nobody_up_for_long(
         shown = (await fetch(two, "GET", f"{HERE}/{conversation}", **auth)).json()
         assert [message["role"] for message in shown["messages"]] == ["user", "assistant"]
         assert shown["messages"][0]["content"] == "kept"
+
+
+async def test_a_post_whose_turn_comes_after_the_drains_time_is_told(
+    flags: dict[str, Any], start_gateway: StartGateway
+) -> None:
+    async with (
+        FakeEngine() as engine,
+        start_gateway(engine.url, drain_timeout_s=0.2, **flags) as running,
+    ):
+        one = await begun(running.url)
+        engine.script(Behaviour(faults=[Fault("token", "hang", after=2)]))
+        first = asyncio.create_task(post(running.url, one, stream=True))
+        await engine.wait_for(lambda e: e.calls(CHAT) and e.calls(CHAT)[0].tokens_sent == 2)
+        second = asyncio.create_task(post(running.url, one, stream=True))
+        await until(lambda: "2 in 1" in repr(running.gateway.turns))
+        await running.stop()
+        assert (await first).events[-2].json()["error"]["code"] == "draining"
+        refused = await second
+        assert (refused.status, error_of(refused)["code"]) == (503, "draining")
+        assert len(engine.calls(CHAT)) == 1

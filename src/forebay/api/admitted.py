@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from forebay.refusals import InvalidJSON
+from forebay.wire.head import check_json
 from forebay.wire.plain import plain_object
 from forebay.wire.shape import check_parts
 
@@ -24,6 +25,8 @@ class AdmittedRoute(APIRoute):
         async def admit_and_answer(request: Request) -> Response:
             await request.app.state.admit[self.scope](request)
             if body := await request.body():
+                content_type = request.headers.get("content-type")
+                check_json(content_type.encode("latin-1") if content_type is not None else None)
                 settings = request.app.state.gateway.settings
                 _check(body, settings.max_json_depth, settings.max_json_parts)
             return await answer(request)

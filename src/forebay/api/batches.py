@@ -6,18 +6,17 @@ from time import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from forebay.api.admitted import CallersRoute
 from forebay.api.files import After, Id, batching_of, caller_of, told
-from forebay.policy.grants import not_valid
-from forebay.refusals import BadRequest, Conflict, InvalidJSON
+from forebay.refusals import BadRequest, Conflict
 from forebay.store.batches import Batch
 from forebay.store.files import PURPOSE
-from forebay.wire.plain import plain_object
 
 MOST_WINDOW_S = 7 * 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-router = APIRouter(prefix="/v1/batches", tags=["batches"])
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=CallersRoute)
 Key = Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")]
 Value = Annotated[str, Field(max_length=512, pattern=r"^[^\x00]*$")]
 
@@ -25,7 +24,7 @@ Value = Annotated[str, Field(max_length=512, pattern=r"^[^\x00]*$")]
 class NewBatch(BaseModel):
     """What a batch is made of."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     input_file_id: str = Field(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
@@ -84,10 +83,9 @@ class BatchPage(BaseModel):
 
 
 @router.post("", summary="Begin a batch")
-async def create_batch(request: Request) -> BatchObject:
+async def create_batch(request: Request, asked: NewBatch) -> BatchObject:
     """Has the requests of a file asked within its window (`24h`), each once, behind all who wait for an answer."""
     batching, who = batching_of(request), caller_of(request)
-    asked = _read(await request.body())
     window_s = int(asked.completion_window[:-1]) * _UNITS[asked.completion_window[-1]]
     if window_s > MOST_WINDOW_S:
         raise BadRequest("'completion_window' must be at most 7d.", param="completion_window")
@@ -135,16 +133,6 @@ def cancel_batch(request: Request, batch_id: Id) -> BatchObject:
     if not batch.active and batch.status != "cancelled":
         raise Conflict(f"The batch is {batch.status} already.", code="batch_over", should_retry=False)
     return _object(batch)
-
-
-def _read(body: bytes) -> NewBatch:
-    try:
-        return NewBatch.model_validate(plain_object(body))
-    except ValidationError as invalid:
-        wrong = not_valid(invalid)
-        raise BadRequest(f"{wrong}.", param=wrong.field) from None
-    except ValueError as wrong:
-        raise InvalidJSON(f"The body must be one JSON object: {wrong}.") from None
 
 
 def _object(batch: Batch) -> BatchObject:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import re
 from collections.abc import Iterator
 from time import time
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,16 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
+from python_multipart.multipart import parse_options_header
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import FormData, UploadFile
+from starlette.types import Receive, Scope, Send
 
-from forebay.refusals import BadRequest, BodyTooLarge, Conflict, NotFound, RateLimited, Unavailable
+from forebay.refusals import (
+    BadRequest,
+    BodyTooLarge,
+    Conflict,
+    NotFound,
+    RateLimited,
+    Unavailable,
+    UnsupportedMediaType,
+)
 from forebay.store.batches import TooManyBatches, UnknownBatch
 from forebay.store.files import PURPOSE, FileInUse, NoRoom, StoredFile, UnknownFile
 
 if TYPE_CHECKING:
     from forebay.gateway.batching import Batching
     from forebay.policy.auth import Principal
+
+log = logging.getLogger("forebay.files")
 
 MOST_FIELDS = 8
 MOST_NAME = 255
@@ -63,15 +77,16 @@ class DeletedFile(BaseModel):
 async def upload_file(request: Request) -> FileObject:
     """Takes a file of requests (JSONL, `multipart/form-data`, `purpose=batch`) for a batch."""
     batching, who = batching_of(request), caller_of(request)
-    async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise BadRequest("Send the file as multipart/form-data, in a part 'file'.", param="file")
-        if form.get("purpose") != PURPOSE:
-            raise BadRequest(f"Files are for batches here: 'purpose' must be '{PURPOSE}'.", param="purpose")
-        wall = time()
-        name, ends = (file.filename or "file")[:MOST_NAME].replace("\0", ""), _expires_at(form, wall)
-        with told():
+    _check_form(request)
+    with told():
+        async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise BadRequest("Send the file as multipart/form-data, in a part 'file'.", param="file")
+            if form.get("purpose") != PURPOSE:
+                raise BadRequest(f"Files are for batches here: 'purpose' must be '{PURPOSE}'.", param="purpose")
+            wall = time()
+            name, ends = (file.filename or "file")[:MOST_NAME].replace("\0", ""), _expires_at(form, wall)
             stored = await asyncio.to_thread(batching.files.take_in, who.tenant, name, file.file, wall, ends)
     return _object(stored)
 
@@ -107,9 +122,11 @@ def read_file(request: Request, file_id: Id) -> FileResponse:
     with told():
         stored = files.find(caller_of(request).tenant, file_id)
     path = files.path(stored.tenant, stored.id)
-    if not path.is_file():
-        raise NotFound("The file's content is not in this gateway's files_dir.", code="file_not_found")
-    return FileResponse(path, media_type="application/octet-stream", filename=stored.name)
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise NotFound("The file's content is not in this gateway's files_dir.", code="file_not_found") from None
+    return _Whole(path, stat_result=found, media_type="application/octet-stream", filename=stored.name)
 
 
 @router.delete("/{file_id}", summary="Delete a file")
@@ -118,6 +135,15 @@ def delete_file(request: Request, file_id: Id) -> DeletedFile:
     with told():
         batching_of(request).files.remove(caller_of(request).tenant, file_id)
     return DeletedFile(id=file_id)
+
+
+class _Whole(FileResponse):
+    """A file, all of it whatever range was asked for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["accept-ranges"] = "none"
+        fields = [field for field in scope["headers"] if field[0] != b"range"]
+        await super().__call__({**scope, "headers": fields}, receive, send)
 
 
 def batching_of(request: Request) -> "Batching":
@@ -152,9 +178,20 @@ def told() -> Iterator[None]:
     except TooManyBatches:
         many = "Too many of your batches are not over. Wait for one's end."
         raise RateLimited(many, code="too_many_batches", retry_after_s=60, should_retry=False) from None
+    except OSError as failure:
+        log.error("files cannot be kept", extra={"why": str(failure)})
+        full = "Files cannot be written or read just now."
+        raise Unavailable(full, code="files_unavailable", retry_after_s=10) from None
     except SQLAlchemyError:
         away = "The database cannot be reached just now."
         raise Unavailable(away, code="database_unavailable", retry_after_s=2) from None
+
+
+def _check_form(request: Request) -> None:
+    """Refuse what is not a form, or has names in a coding that is not UTF-8."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data" or options.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise UnsupportedMediaType("Send the file as multipart/form-data in UTF-8, in a part 'file'.")
 
 
 def _expires_at(form: FormData, wall: float) -> float | None:
@@ -162,7 +199,7 @@ def _expires_at(form: FormData, wall: float) -> float | None:
     seconds = form.get("expires_after[seconds]")
     if seconds is None:
         return None
-    if not isinstance(seconds, str) or not seconds.isdecimal() or not LEAST_S <= int(seconds[:9]) <= MOST_S:
+    if not (isinstance(seconds, str) and re.fullmatch("[0-9]{1,9}", seconds) and LEAST_S <= int(seconds) <= MOST_S):
         raise BadRequest(f"'expires_after[seconds]' must be {LEAST_S} to {MOST_S}.", param="expires_after")
     return wall + int(seconds)
 

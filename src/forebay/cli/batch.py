@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
+from forebay.cli.calling import DEFAULT_URL, KEY_NAME, Url, caller
 from forebay.cli.options import EXIT_USAGE, fail
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ def about() -> None:
 def run(
     source: Annotated[Path, typer.Argument(metavar="IN.JSONL", help="The requests, a line each.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where answers go; what is there is not asked again.")],
-    url: Annotated[str, typer.Option(help="The gateway.", envvar="FOREBAY_URL")] = "http://127.0.0.1:8000",
+    url: Url = DEFAULT_URL,
     key_from_env: Annotated[
         str, typer.Option(metavar="NAME", help="The environment variable that the key is in.")
-    ] = "FOREBAY_API_KEY",
+    ] = KEY_NAME,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once, at most.")] = 16,
     model: Annotated[str | None, typer.Option(help="Ask this model, whatever the lines name.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -48,39 +48,35 @@ def run(
     """
     from forebay.offline import Asking, Files, Hopeless, OfflineRun, Summary
 
-    _check_url(url)
-    key = os.environ.get(key_from_env) or None
-    if key is None and key_from_env != "FOREBAY_API_KEY":
+    if key_from_env != KEY_NAME and not os.environ.get(key_from_env):
         fail(f"key-from-env: {key_from_env} is not set", EXIT_USAGE)
+    asking = caller(url, None, key_name=key_from_env)
     summary = Summary(lines=_checked(source))
     files = Files(source, output)
     try:
         with files.open_output() as answers, files.errors.open("wb") as errors:
             summary.skipped = len(files.finished)
             with _progress(summary, shown=not as_json) as told:
-                OfflineRun(files, Asking(url, key, concurrency, model), summary, told).run(answers, errors)
+                OfflineRun(files, Asking(asking.url, asking.key, concurrency, model), summary, told).run(
+                    answers, errors
+                )
     except KeyboardInterrupt:
         typer.echo("forebay: interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except Hopeless as wrong:
-        fail(f"{wrong}\n{summary.completed} lines were answered; the same command goes on from there", EXIT_USAGE)
+        fail(f"{wrong}{_so_far(summary)}", EXIT_USAGE)
     except OSError as wrong:
         fail(f"{wrong.filename or output}: {wrong.strerror or wrong}", EXIT_USAGE)
     finally:
         if files.errors.is_file() and files.errors.stat().st_size == 0:
             files.errors.unlink()
     if as_json:
-        typer.echo(json.dumps({**asdict(summary), "output": str(output), "errors": str(files.errors)}))
+        errors_at = str(files.errors) if summary.failed else None
+        typer.echo(json.dumps({**asdict(summary), "output": str(output), "errors": errors_at}))
     else:
         _say(summary, files.errors)
     if summary.failed:
         raise typer.Exit(1)
-
-
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        fail(f"url: {url!r} is not one such as http://127.0.0.1:8000", EXIT_USAGE)
 
 
 def _checked(source: Path) -> int:
@@ -114,6 +110,11 @@ def _progress(summary: "Summary", *, shown: bool) -> Iterator[Callable[[], None]
             progress.update(task, completed=done, description=f"{summary.failed} failed" if summary.failed else "")
 
         yield told
+
+
+def _so_far(summary: "Summary") -> str:
+    done = summary.skipped + summary.completed
+    return f"\n{done:,} of {summary.lines:,} lines are answered; the same command goes on from there" if done else ""
 
 
 def _say(summary: "Summary", errors: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from forebay.cli.bench_options import Options, key
+from forebay.cli.bench_options import Options
+from forebay.cli.calling import key_for
 from forebay.cli.options import EXIT_USAGE, fail
 from forebay.loadgen.arrivals import Load
 from forebay.loadgen.asking import Asker
@@ -100,7 +101,9 @@ def target_of(options: Options) -> Target:
         extra |= dict(json.loads(options.extra or "{}"))
     except (ValueError, TypeError):
         fail('extra: not a JSON object, such as {"temperature": 0}', EXIT_USAGE)
-    return Target(address, key(options), options.model, options.endpoint == "chat", tuple(extra.items()))
+    return Target(
+        address, key_for(options.url, options.key_file), options.model, options.endpoint == "chat", tuple(extra.items())
+    )
 
 
 def _bar() -> Progress:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import os
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,18 +104,3 @@ def objectives(options: Options) -> dict[str, float]:
             fail(f"slo: {text!r} is not such as ttft:500, tpot:50 or e2e:5000 (milliseconds)", EXIT_USAGE)
         found[name] = float(number) / 1000
     return found
-
-
-def key(options: Options) -> str | None:
-    """The key to ask with. It is no option: `ps` shows those."""
-    found = os.environ.get("FOREBAY_API_KEY", "")
-    if options.key_file is not None:
-        try:
-            found = options.key_file.read_text()
-        except (OSError, UnicodeDecodeError) as failure:
-            why = getattr(failure, "strerror", None) or "no text"
-            fail(f"key-file: {options.key_file} cannot be read: {why}", EXIT_USAGE)
-    found = found.strip()
-    if not (found.isascii() and (found + "x").isprintable()) or " " in found:
-        fail("key: has characters that no key has", EXIT_USAGE)
-    return found or None

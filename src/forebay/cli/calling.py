@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 600.0
+KEY_NAME = "FOREBAY_API_KEY"
 GATEWAY_KEYS = ("FOREBAY_API_KEYS", "API_KEYS")  # those of a gateway that is started from the same environment
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -25,16 +26,33 @@ Timeout = Annotated[float, typer.Option("--timeout", help="Longest pause in an a
 Model = Annotated[str | None, typer.Option(help="Model to ask; the first that the gateway lists by default.")]
 
 
-def caller(url: str, key_file: Path | None, timeout_s: float = TIMEOUT_S) -> "Caller":
+def caller(url: str, key_file: Path | None, timeout_s: float = TIMEOUT_S, key_name: str = KEY_NAME) -> "Caller":
     """Who asks the gateway at `url`; ends the process where the URL or the key is none."""
     from forebay.asking import Caller, NotAsked
 
     try:
-        return Caller.of(url, _key(url, key_file), timeout_s)
+        return Caller.of(url, key_for(url, key_file, key_name), timeout_s)
     except NotAsked as wrong:
         fail(str(wrong), EXIT_USAGE)
+
+
+def key_for(url: str, key_file: Path | None, name: str = KEY_NAME) -> str | None:
+    """The key in a file, else in the variable `name`; ends the process where it is none.
+
+    Where neither is there, a gateway's own list of keys serves for a gateway on this machine, and for no other.
+    """
+    from forebay.asking import is_key
+
+    try:
+        key = os.environ.get(name, "") if key_file is None else key_file.read_text()
     except (OSError, UnicodeDecodeError) as failure:
         fail(f"key-file: {key_file} cannot be read: {getattr(failure, 'strerror', None) or 'no text'}", EXIT_USAGE)
+    if key_file is None and not key and _is_on_this_machine(url):
+        key = next((os.environ[one].split(",")[0] for one in GATEWAY_KEYS if os.environ.get(one)), "")
+    key = key.strip()
+    if not is_key(key):
+        fail("key: has characters that no key has", EXIT_USAGE)
+    return key or None
 
 
 def first_model(asking: "Caller", model: str | None) -> str:
@@ -48,12 +66,8 @@ def first_model(asking: "Caller", model: str | None) -> str:
     return models[0]
 
 
-def _key(url: str, key_file: Path | None) -> str | None:
-    """The key that was named; a gateway's own list of keys serves for a gateway on this machine, and for no other."""
-    if key_file is not None:
-        return key_file.read_text().strip() or None
-    if named := os.environ.get("FOREBAY_API_KEY"):
-        return named.strip()
-    if urlsplit(url if "://" in url else f"http://{url}").hostname in _LOOPBACK:
-        return next((os.environ[name].split(",")[0].strip() for name in GATEWAY_KEYS if os.environ.get(name)), None)
-    return None
+def _is_on_this_machine(url: str) -> bool:
+    try:
+        return urlsplit(url if "://" in url else f"http://{url}").hostname in _LOOPBACK
+    except ValueError:
+        return False  # who parses it says so

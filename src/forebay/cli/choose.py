@@ -16,9 +16,7 @@ from forebay.config.places import cache_directory
 from forebay.config.settings import Settings
 from forebay.engines.installed import engine_version
 from forebay.engines.spec import EngineSpec, engine_spec
-from forebay.models.default import ENGINE_ARGS, default_model, model_cache
-
-DEFAULT_MODEL = "default"
+from forebay.models.default import DEFAULT_MODEL, ENGINE_ARGS, default_model, model_cache
 
 # What `serve` and `engine` both take on the command line.
 ModelArgument = Annotated[

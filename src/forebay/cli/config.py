@@ -7,14 +7,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel, SecretStr
 
-from forebay.cli.grants import AsJson
-from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.options import EXIT_USAGE, AsJson, Config, fail
 from forebay.config.settings import Settings
 from forebay.config.sources import DEFAULT_FILE, SettingsError, load_settings
 from forebay.replicas.discovery.named import discovery_sources
 
 app = typer.Typer(help="Make, check or show the settings.", no_args_is_help=True)
-_File = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (./forebay.toml).")]
 INIT_HEADER = """\
 # Every setting of Forebay with its default: take the '#' off what you change. The environment and flags go before this
 # file; `forebay config validate` checks it.
@@ -23,7 +21,7 @@ INIT_HEADER = """\
 
 
 @app.command()
-def validate(config: _File = None, as_json: AsJson = False) -> None:
+def validate(config: Config = None, as_json: AsJson = False) -> None:
     """Validate the file and the environment, as a start or a reload would; exit status 2 where they are wrong:
 
     forebay config validate --config forebay.toml
@@ -37,18 +35,18 @@ def validate(config: _File = None, as_json: AsJson = False) -> None:
             raise typer.Exit(EXIT_USAGE) from None
         fail(str(wrong), EXIT_USAGE)
     told = {"valid": True, "problems": [], "set": origin}
-    typer.echo(json.dumps(told) if as_json else f"valid: {len(origin)} settings are not left at their defaults")
+    typer.echo(json.dumps(told) if as_json else f"valid; set: {len(origin)}")
 
 
 @app.command()
-def check(config: _File = None, as_json: AsJson = False) -> None:
+def check(config: Config = None, as_json: AsJson = False) -> None:
     """The same as `forebay config validate`, by its older name."""
     validate(config, as_json)
 
 
 @app.command()
 def show(
-    config: _File = None,
+    config: Config = None,
     as_json: AsJson = False,
     every: Annotated[bool, typer.Option("--all", help="Those left at their defaults, too.")] = False,
 ) -> None:

@@ -1,17 +1,12 @@
 """`forebay db`: the database's tables."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from forebay.cli.options import EXIT_USAGE, fail
-from forebay.config.settings import Settings
-from forebay.config.sources import SettingsError, load_settings
+from forebay.cli.options import EXIT_USAGE, Config, fail
+from forebay.cli.settings_options import named_settings
 from forebay.store.database import Database, DatabaseError, database_at
 from forebay.store.tables import SCHEMA
 
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (./forebay.toml).")]
 db = typer.Typer(help="The database that keys are kept in.", no_args_is_help=True)
 
 
@@ -31,17 +26,9 @@ def upgrade(config: Config = None) -> None:
     typer.echo(f"forebay: {database.where} is at {SCHEMA}")
 
 
-def named_database(config: Path | None) -> Database:
+def named_database(config: Config) -> Database:
     """The database that the settings name; ends the process where they are wrong."""
     try:
         return database_at(named_settings(config))
     except DatabaseError as wrong:
-        fail(str(wrong), EXIT_USAGE)
-
-
-def named_settings(config: Path | None) -> Settings:
-    """The settings that a file and the environment make; ends the process where they are wrong."""
-    try:
-        return load_settings({}, file=config)[0]
-    except SettingsError as wrong:
         fail(str(wrong), EXIT_USAGE)

@@ -2,17 +2,17 @@
 
 import json
 from itertools import chain
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forebay.cli.calling import caller
-from forebay.cli.db import Config
-from forebay.cli.grants import AsJson
-from forebay.config.settings import Settings
-from forebay.config.sources import SettingsError, load_settings
-from forebay.doctor.examination import Patient, Role, examine
+from forebay.cli.options import AsJson, Config
 from forebay.doctor.finding import Finding, Level, ok, wrong
+from forebay.doctor.patient import Patient, Role
+
+if TYPE_CHECKING:
+    from forebay.config.settings import Settings
 
 _COLOURS = {Level.ok: "green", Level.warning: "yellow", Level.wrong: "red"}
 
@@ -35,6 +35,7 @@ def doctor(
     Each finding is ok, warning or wrong, with what to do. Status 1 where something is wrong.
     """
     from forebay.cli.choose import engine_python
+    from forebay.doctor.examination import examine
 
     if url is not None:
         caller(url, None)  # a URL that is none ends it here
@@ -52,12 +53,15 @@ def doctor(
     raise typer.Exit(1 if Level.wrong in levels else 0)
 
 
-def _settings(config: Config) -> tuple[Settings, list[Finding]]:
+def _settings(config: Config) -> "tuple[Settings, list[Finding]]":
     """The settings, or the defaults where they are wrong, and what was found about them."""
+    from forebay.config.settings import Settings
+    from forebay.config.sources import SettingsError, load_settings
+
     try:
         settings, origin = load_settings({}, file=config)
     except SettingsError as invalid:
-        fix = "correct it where the message says; `forebay config init` writes a file with all settings"
+        fix = "correct it; `forebay config init` writes a file with all settings. What follows is of the defaults"
         return Settings(), [wrong("settings", line, fix) for line in str(invalid).splitlines()]
     return settings, [ok("settings", f"valid; set: {len(origin)}")]
 

@@ -7,8 +7,9 @@ import uvloop
 
 from forebay.agent import run_agent
 from forebay.cli.choose import EngineArguments, ModelArgument, choose, gpu_devices, named_model, with_engine_args
-from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
+from forebay.cli.options import EXIT_USAGE, fail
 from forebay.cli.prepare import bind, prepare
+from forebay.cli.settings_options import with_settings_options
 from forebay.config.settings import Settings
 from forebay.engines.spec import misplaced
 from forebay.listening import url_of

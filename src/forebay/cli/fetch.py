@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forebay.cli.choose import DEFAULT_MODEL, engine_python
-from forebay.cli.db import Config, named_settings
-from forebay.cli.grants import AsJson
-from forebay.cli.lookup import Name, Revision, all_models, only_here, report, revision_of, say
-from forebay.cli.options import fail
+from forebay.cli.lookup import NONE_HERE, Name, Revision, all_models, only_here, report, revision_of, say
+from forebay.cli.options import AsJson, Config, fail
 from forebay.cli.transfer import transfer
-from forebay.models.default import RECORD_FILE, ModelUnavailable, default_model, model_cache
+from forebay.models.default import DEFAULT_MODEL, RECORD_FILE, ModelUnavailable, default_model, model_cache
 from forebay.models.sizes import readable
 
 if TYPE_CHECKING:
@@ -73,6 +70,8 @@ def verify(
     results = [_verified(one, repair, config) for one in chosen]
     if as_json:
         typer.echo(json.dumps(results))
+    elif not results:
+        say(NONE_HERE)
     for result in results if not as_json else ():
         typer.echo(f"{result['model']}  {result['revision'][:12]}  {result['result']}: {result['files']} files checked")
         for name, why in result["wrong"].items():
@@ -103,7 +102,10 @@ def _pull(
     return {**fields, "size_bytes": wanted.size, "fetched_bytes": missing}
 
 
-def _make_default(config: Path | None) -> Path:
+def _make_default(config: Config) -> Path:
+    from forebay.cli.choose import engine_python
+    from forebay.cli.settings_options import named_settings
+
     try:
         return default_model(engine_python(named_settings(config)), model_cache(), say)
     except ModelUnavailable as unavailable:

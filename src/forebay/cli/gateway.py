@@ -1,7 +1,8 @@
 """`forebay gateway`: the data plane alone, over engines that run elsewhere."""
 
-from forebay.cli.options import EXIT_USAGE, fail, with_settings_options
+from forebay.cli.options import EXIT_USAGE, fail
 from forebay.cli.run import run_gateway
+from forebay.cli.settings_options import with_settings_options
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader
 from forebay.replicas.discovery.named import discovery_sources

@@ -8,8 +8,7 @@ import typer
 
 from forebay.cli.calling import DEFAULT_URL, TIMEOUT_S, KeyFile, Model, Timeout, Url, caller, first_model
 from forebay.cli.chat import CHAT, MaxTokens, PresetOption, System, Temperature, TopP
-from forebay.cli.grants import AsJson
-from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.options import EXIT_USAGE, AsJson, fail
 from forebay.sampling import sampling
 
 COMPLETIONS = "/v1/completions"

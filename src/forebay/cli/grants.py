@@ -12,23 +12,35 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from forebay.cli.db import named_settings
 from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.settings_options import named_settings
 from forebay.policy.grants import Limits, NotValid, not_valid
 from forebay.store.database import DatabaseError, open_database, why
 from forebay.store.keys import Keys, RevokedKey, UnknownKey
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+def number(text: str) -> Any:
+    """A number as typed; what is none is left for the field's own check to refuse, by its name."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _numeric(flag: str, text: str) -> Any:
+    return typer.Option(flag, help=text, parser=number, metavar="NUMBER", show_default=False)
+
+
 TenantOption = Annotated[str, typer.Option("--tenant", help="Whom the key belongs to; made where it is not known.")]
 Scopes = Annotated[list[str] | None, typer.Option("--scope", help="inference (the default), metrics or admin; repeat.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="A model it may use; repeat. All by default.")]
-Rpm = Annotated[str | None, typer.Option("--rpm", help="Requests in a minute.")]
-Tpm = Annotated[str | None, typer.Option("--tpm", help="Tokens in a minute.")]
-Concurrency = Annotated[str | None, typer.Option("--concurrency", help="Requests under way at once.")]
-PerDay = Annotated[str | None, typer.Option("--tokens-per-day", help="Tokens in a day (UTC).")]
-PerMonth = Annotated[str | None, typer.Option("--tokens-per-month", help="Tokens in a month (UTC).")]
-Priority = Annotated[str | None, typer.Option("--priority", help="Higher goes first; 0 by default.")]
-Weight = Annotated[str | None, typer.Option("--weight", help="Its tenant's share where tenants compete; 1.")]
+Rpm = Annotated[Any, _numeric("--rpm", "Requests in a minute.")]
+Tpm = Annotated[Any, _numeric("--tpm", "Tokens in a minute.")]
+Concurrency = Annotated[Any, _numeric("--concurrency", "Requests under way at once.")]
+PerDay = Annotated[Any, _numeric("--tokens-per-day", "Tokens in a day (UTC).")]
+PerMonth = Annotated[Any, _numeric("--tokens-per-month", "Tokens in a month (UTC).")]
+Priority = Annotated[Any, _numeric("--priority", "Higher goes first; 0 by default.")]
+Weight = Annotated[Any, _numeric("--weight", "Its tenant's share where tenants compete; 1.")]
 Expires = Annotated[
     str | None, typer.Option("--expires", help="When it ends: 30d, 12h, 2030-01-31, or 2030-01-31T12:00Z.")
 ]
@@ -64,14 +76,6 @@ def fields_given(**values: Any) -> dict[str, Any]:
     """The fields that were said; `none` lifts what can be."""
     said = {name: value for name, value in values.items() if value is not None}
     return {name: None if name in _LIFTED and value in ("none", ["none"]) else value for name, value in said.items()}
-
-
-def number(text: str | None) -> Any:
-    """A number as typed; what is none is left for the field's own check to refuse, by its name."""
-    try:
-        return json.loads(text) if text is not None else None
-    except ValueError:
-        return text
 
 
 def duration(text: str) -> int | None:

@@ -10,9 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from forebay.cli.db import Config, named_settings
 from forebay.cli.grants import (
-    AsJson,
     Concurrency,
     Expires,
     Models,
@@ -26,10 +24,11 @@ from forebay.cli.grants import (
     Weight,
     fields_given,
     moment,
-    number,
     store,
 )
+from forebay.cli.options import AsJson, Config
 from forebay.cli.rows import print_table
+from forebay.cli.settings_options import named_settings
 from forebay.cli.token import token
 from forebay.policy.grants import Grant, Key, NewKey
 from forebay.store.keys import PAGE, entries
@@ -64,13 +63,13 @@ def create(
         name=name,
         scopes=scope,
         models=model,
-        requests_per_minute=number(requests_per_minute),
-        tokens_per_minute=number(tokens_per_minute),
-        concurrency=number(concurrency),
-        tokens_per_day=number(tokens_per_day),
-        tokens_per_month=number(tokens_per_month),
-        priority=number(priority),
-        weight=number(weight),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrency=concurrency,
+        tokens_per_day=tokens_per_day,
+        tokens_per_month=tokens_per_month,
+        priority=priority,
+        weight=weight,
         expires_at=moment(expires),
     )
     with store(config) as held:
@@ -129,13 +128,13 @@ def change(
         name=name,
         scopes=scope,
         models=model,
-        requests_per_minute=number(requests_per_minute),
-        tokens_per_minute=number(tokens_per_minute),
-        concurrency=number(concurrency),
-        tokens_per_day=number(tokens_per_day),
-        tokens_per_month=number(tokens_per_month),
-        priority=number(priority),
-        weight=number(weight),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrency=concurrency,
+        tokens_per_day=tokens_per_day,
+        tokens_per_month=tokens_per_month,
+        priority=priority,
+        weight=weight,
         expires_at=moment(expires),
     )
     with store(config) as held:

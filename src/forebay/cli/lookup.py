@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forebay.cli.choose import DEFAULT_MODEL
 from forebay.cli.options import EXIT_USAGE, fail
-from forebay.models.default import NAME, model_cache
+from forebay.models.default import DEFAULT_MODEL, NAME, model_cache
 from forebay.models.lock import only_one
 
 if TYPE_CHECKING:  # the hub's library takes a third of a second to import: only commands that use it do
     from forebay.models.catalogue import Model
 
+NONE_HERE = "no model is here; `forebay models pull owner/name` fetches one"
 Name = Annotated[str, typer.Argument(help="`owner/name` as on the Hugging Face hub, or 'default'.", metavar="MODEL")]
 NameOrDirectory = Annotated[str, typer.Argument(help="`owner/name`, 'default', or a directory.", metavar="MODEL")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; by default main, else the newest here.")]

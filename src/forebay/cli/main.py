@@ -1,51 +1,74 @@
-"""`forebay`: parse, call, print."""
+"""`forebay`: the table of its commands, each in a module of its own that is imported when the command is called."""
+
+import contextlib
+import errno
+import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from forebay import __version__
-from forebay.cli import bench, config
-from forebay.cli.batch import batch
-from forebay.cli.chat import chat
-from forebay.cli.db import db
-from forebay.cli.doctor import doctor
-from forebay.cli.engine import engine
-from forebay.cli.gateway import gateway
-from forebay.cli.generate import generate
-from forebay.cli.keys import keys
-from forebay.cli.models import models
-from forebay.cli.plan import plan
-from forebay.cli.rollout import rollout
-from forebay.cli.serve import serve
-from forebay.cli.tenants import tenants
-from forebay.cli.top import top
-from forebay.cli.usage import audit, usage
+
+# name: (where it is, what it is for)
+COMMANDS = {
+    "serve": ("serve:serve", "Start vLLM on a model and serve it."),
+    "rollout": ("rollout:rollout", "Replace a running server's engines, while it serves."),
+    "plan": ("plan:plan", "Say what a model needs, and how to serve it well on given GPUs."),
+    "gateway": ("gateway:gateway", "Serve the models of running vLLM engines."),
+    "engine": ("engine:engine", "Start vLLM on a model, for a gateway elsewhere."),
+    "models": ("models:models", "Fetch models, look at them, check them, remove them."),
+    "chat": ("chat:chat", "Talk with a model."),
+    "generate": ("generate:generate", "Print the answer to one prompt."),
+    "top": ("top:top", "Watch a running gateway, live."),
+    "doctor": ("doctor:doctor", "Find what stands in the way on this machine, and the fix."),
+    "config": ("config:app", "Make, check or show the settings."),
+    "bench": ("bench:app", "Measure how fast a server is, and how much it can take."),
+    "batch": ("batch:batch", "Ask a file of requests (OpenAI's batch format)."),
+    "usage": ("usage:usage", "Show what was used, and what it costs."),
+    "audit": ("usage:audit", "Show what administrators did."),
+    "keys": ("keys:keys", "Say who may call, and how much."),
+    "tenants": ("tenants:tenants", "Say what all keys of a tenant may use together."),
+    "db": ("db:db", "Bring the database's tables up to date."),
+}
+
+
+def load(name: str) -> Any:
+    """A command or a group of commands, as the command line's parser has it."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(import_module(f"forebay.cli.{module}"), attribute)
+    alone = typer.Typer()
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name)
+    else:
+        alone.command(name)(found)
+    return typer.main.get_group(alone).commands[name]
+
+
+class _Commands(TyperGroup):
+    """Of the commands that are listed it knows the help alone; the one that is called is loaded."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, name and load(name), rest
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an answer is redirected to takes no more
 
 app = typer.Typer(
     name="forebay",
+    cls=_Commands,
     help="The production service in front of vLLM: one secured, fair, observable OpenAI-compatible endpoint.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(name="serve")(serve)
-app.command(name="rollout")(rollout)
-app.command(name="plan")(plan)
-app.command(name="gateway")(gateway)
-app.command(name="engine")(engine)
-app.add_typer(models, name="models")
-app.command(name="chat")(chat)
-app.command(name="generate")(generate)
-app.command(name="top")(top)
-app.command(name="doctor")(doctor)
-app.add_typer(config.app, name="config")
-app.add_typer(bench.app, name="bench")
-app.add_typer(batch, name="batch")
-app.command(name="usage")(usage)
-app.command(name="audit")(audit)
-app.add_typer(keys, name="keys")
-app.add_typer(tenants, name="tenants")
-app.add_typer(db, name="db")
 
 
 @app.callback(invoke_without_command=True)
@@ -58,4 +81,11 @@ def about(version: bool = typer.Option(False, "--version", help="Show the versio
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    except OSError as failure:
+        if failure.errno not in _FULL:
+            raise
+        with contextlib.suppress(OSError):  # else Python tries once more at its end, and complains itself
+            sys.stdout.close()
+        sys.exit(f"forebay: cannot be written: {failure.strerror}; make room, or write elsewhere")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forebay.cli.choose import DEFAULT_MODEL
 from forebay.cli.fetch import pull, verify
-from forebay.cli.grants import AsJson
 from forebay.cli.lookup import (
+    NONE_HERE,
     Name,
     NameOrDirectory,
     Revision,
@@ -19,10 +18,12 @@ from forebay.cli.lookup import (
     model_or_directory,
     named_models,
     only_here,
+    say,
 )
-from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.options import EXIT_USAGE, AsJson, fail
 from forebay.cli.preload import preload
 from forebay.cli.rows import print_table
+from forebay.models.default import DEFAULT_MODEL
 from forebay.models.sizes import count, readable
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def list_models(as_json: AsJson = False) -> None:
     found = list(all_models())
     if as_json:
         typer.echo(json.dumps([model.as_json() for model in found]))
+        return
+    if not found:
+        say(NONE_HERE)
         return
     columns = ("model", "revision", "size", "parameters", "quantisation", "type", "context", "chat template")
     print_table([_row(model) for model in found], *columns, "architecture", "last used", "state")

@@ -3,9 +3,8 @@
 import time
 from pathlib import Path
 
-from forebay.cli.grants import AsJson
 from forebay.cli.lookup import NameOrDirectory, Revision, model_or_directory, report
-from forebay.cli.options import fail
+from forebay.cli.options import AsJson, fail
 from forebay.cli.transfer import transfer
 from forebay.models.sizes import readable
 

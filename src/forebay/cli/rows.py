@@ -1,24 +1,13 @@
-"""Rows as a table for people, as CSV or as JSON; and the database they come from."""
+"""Rows as a table for people, as CSV or as JSON."""
 
-import contextlib
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
-
-from forebay.cli.db import named_settings
-from forebay.cli.options import fail
-from forebay.config.settings import Settings
-from forebay.store.database import Database, DatabaseError, open_database, why
 
 _WIDE = 10_000  # columns: a figure that is cut off is a wrong figure
 
@@ -32,22 +21,6 @@ class Format(StrEnum):
 
 
 AsFormat = Annotated[Format, typer.Option("--format", help="table, csv or json.")]
-
-
-@contextlib.contextmanager
-def opened(config: Path | None) -> Iterator[tuple[Settings, Database]]:
-    """The settings and the database that they name; ends the process with one line where it cannot be used."""
-    settings = named_settings(config)
-    try:
-        database = open_database(settings)
-    except DatabaseError as wrong:
-        fail(f"database: {wrong}")
-    try:
-        yield settings, database
-    except SQLAlchemyError as failure:
-        fail(f"database: {why(failure)}")
-    finally:
-        database.close()
 
 
 def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], how: Format) -> None:
@@ -65,6 +38,10 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], how: Form
 
 def print_table(rows: list[list[str]], *columns: str) -> None:
     """Print a table as wide as it is: nothing is cut off."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(escape, row))

@@ -21,9 +21,10 @@ from forebay.cli.choose import (
     named_model,
     with_engine_args,
 )
-from forebay.cli.options import fail, with_settings_options
+from forebay.cli.options import fail
 from forebay.cli.prepare import keys_database, metrics_socket, prepare
 from forebay.cli.run import announce_address, base_url
+from forebay.cli.settings_options import with_settings_options
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader, SettingsError
 from forebay.engines.spec import EngineSpec, NotEnoughDevices, share_devices

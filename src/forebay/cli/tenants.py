@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli.db import Config
-from forebay.cli.grants import AsJson, Concurrency, PerDay, PerMonth, Rpm, Tpm, fields_given, number, store
+from forebay.cli.grants import Concurrency, PerDay, PerMonth, Rpm, Tpm, fields_given, store
+from forebay.cli.options import AsJson, Config
 from forebay.cli.rows import cell, print_table
 from forebay.policy.grants import Limits, NewKey, Tenant
 from forebay.store.keys import PAGE
@@ -43,11 +43,11 @@ def set_limits(
     forebay tenants set acme --tpm 100000 --tokens-per-month 5000000
     """
     given = fields_given(
-        requests_per_minute=number(requests_per_minute),
-        tokens_per_minute=number(tokens_per_minute),
-        concurrency=number(concurrency),
-        tokens_per_day=number(tokens_per_day),
-        tokens_per_month=number(tokens_per_month),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrency=concurrency,
+        tokens_per_day=tokens_per_day,
+        tokens_per_month=tokens_per_month,
     )
     with store(config) as held:
         name = NewKey.model_validate({"tenant": tenant}).tenant  # checked as a key's is

@@ -7,9 +7,9 @@ import jwt
 import typer
 from pydantic import ValidationError
 
-from forebay.cli.db import Config, named_settings
-from forebay.cli.grants import Models, Rpm, Scopes, TenantOption, Tpm, duration, fields_given, number
-from forebay.cli.options import EXIT_USAGE, fail
+from forebay.cli.grants import Models, Rpm, Scopes, TenantOption, Tpm, duration, fields_given
+from forebay.cli.options import EXIT_USAGE, Config, fail
+from forebay.cli.settings_options import named_settings
 from forebay.policy.grants import NewKey, not_valid
 
 MAX_TOKEN_S = 86_400
@@ -32,7 +32,7 @@ def token(
     settings = named_settings(config)
     if settings.secret_key is None:
         fail("secret_key: set SECRET_KEY to the secret that the gateways have", EXIT_USAGE)
-    limits = {"requests_per_minute": number(requests_per_minute), "tokens_per_minute": number(tokens_per_minute)}
+    limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     try:
         new = NewKey.model_validate(fields_given(tenant=tenant, scopes=scope, models=model, **limits))
     except ValidationError as wrong:

@@ -1,15 +1,20 @@
 """`forebay usage` and `forebay audit`: what was used, and what administrators did. Both read the database itself."""
 
+import contextlib
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Annotated, cast
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
-from forebay.cli.db import Config
-from forebay.cli.options import EXIT_USAGE, fail
-from forebay.cli.rows import AsFormat, Format, opened, print_rows
+from forebay.cli.options import EXIT_USAGE, Config, fail
+from forebay.cli.rows import AsFormat, Format, print_rows
+from forebay.cli.settings_options import named_settings
+from forebay.config.settings import Settings
 from forebay.policy.usage import FIELDS
 from forebay.store.audit import PAGE, AuditLog, Deed
+from forebay.store.database import Database, DatabaseError, open_database, why
 from forebay.store.usage import COLUMNS, Dimension, Question, sums
 
 Since = Annotated[str | None, typer.Option(help="The first day (UTC): 2030-01-31, or today.")]
@@ -34,7 +39,7 @@ def usage(
     """
     dimensions = _dimensions(by)
     asked = Question(by=dimensions, since=_day(since), until=_day(until), tenant=tenant, key=key, model=model)
-    with opened(config) as (settings, database):
+    with _opened(config) as (settings, database):
         found = sums(database, asked, settings.prices)
         columns = [*dimensions, *FIELDS, *(["cost"] if settings.prices else [])]
     print_rows([line.fields for line in found], columns, how)
@@ -55,7 +60,7 @@ def audit(
     forebay audit --since today --action key.created
     """
     first, last = _day(since), _day(until)
-    with opened(config) as (_, database):
+    with _opened(config) as (_, database):
         found = AuditLog(database).page(actor=actor, action=action, target=target, since=first, until=last, limit=limit)
     print_rows([deed.model_dump(mode="json") for deed in found], list(Deed.model_fields), how)
 
@@ -76,3 +81,19 @@ def _day(text: str | None) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         fail(f"{text!r} is no day such as 2030-01-31, nor 'today'", EXIT_USAGE)
+
+
+@contextlib.contextmanager
+def _opened(config: Config) -> Iterator[tuple[Settings, Database]]:
+    """The settings and the database that they name; ends the process with one line where it cannot be used."""
+    settings = named_settings(config)
+    try:
+        database = open_database(settings)
+    except DatabaseError as wrong:
+        fail(f"database: {wrong}")
+    try:
+        yield settings, database
+    except SQLAlchemyError as failure:
+        fail(f"database: {why(failure)}")
+    finally:
+        database.close()

@@ -99,7 +99,7 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.aclose()
+        await (self.abort() if was_interrupted(kind) else self.aclose())
 
     async def generate(self, prompt: Prompt, **sampling: Any) -> Result:
         """Generate for one prompt, a text or token ids. Raises `GenerationError`."""
@@ -122,6 +122,11 @@ class AsyncClient:
                 await asyncio.wait(self._open)
         finally:
             await self._end()
+
+    async def abort(self) -> None:
+        """Take no more calls, give up those under way, and close the connections."""
+        self._closed = True
+        await self._end()
 
     def _submit(self, prompts: Iterable[Prompt], sampling: dict[str, Any]) -> list[asyncio.Future[Result]]:
         """Let the prompts wait for their turn: all of them, or none where one or a parameter is no JSON."""
@@ -232,6 +237,11 @@ class AsyncClient:
         await asyncio.gather(*self._requests.values(), return_exceptions=True)
         self._pool.close()
         await asyncio.sleep(0)  # transports close in the loop's next turn
+
+
+def was_interrupted(kind: type[BaseException] | None) -> bool:
+    """Whether a `with` was left by Ctrl-C or a cancellation: nobody is there who wants the answers."""
+    return kind is not None and not issubclass(kind, Exception)
 
 
 def _fail(calls: Iterable[_Call], error: BaseException) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from forebay.client.asynchronous import AsyncClient, Prompt
+from forebay.client.asynchronous import AsyncClient, Prompt, was_interrupted
 from forebay.client.result import Result
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._end(self._client.abort if was_interrupted(kind) else self._client.aclose)
 
     def generate(self, prompt: Prompt, **sampling: Any) -> Result:
         """Generate for one prompt, a text or token ids. Raises `GenerationError`."""
@@ -47,14 +47,19 @@ class Client:
 
     def close(self) -> None:
         """Take no more calls, wait for those under way of all threads, and end."""
+        self._end(self._client.aclose)
+
+    def _end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         with self._lock:
-            self._closed, loop = True, self._loop
-            self._loop = None
-            closing = None if loop is None else asyncio.run_coroutine_threadsafe(self._client.aclose(), loop)
-        if loop is None or closing is None or self._thread is None:
+            self._closed = True
+            loop, self._loop = self._loop, None
+        if loop is None or self._thread is None:
             return
         try:
-            _wait_for(closing)
+            _wait_for(asyncio.run_coroutine_threadsafe(close(), loop))
+        except BaseException:
+            asyncio.run_coroutine_threadsafe(self._client.abort(), loop).result()
+            raise
         finally:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
@@ -70,9 +75,10 @@ class Client:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="forebay-client", daemon=True)
-            self._thread.start()
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=loop.run_forever, name="forebay-client", daemon=True)
+            thread.start()
+            self._loop, self._thread = loop, thread
         return self._loop
 
 

@@ -5,9 +5,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 
 from forebay.config.places import data_file
 from forebay.config.settings import Settings
@@ -15,25 +12,7 @@ from forebay.doctor import facts, machine, reach
 from forebay.doctor.engine import ask_engine, check_engine
 from forebay.doctor.finding import Finding, wrong
 from forebay.doctor.gpus import check_cuda, check_driver, check_gpu
-
-
-class Role(StrEnum):
-    """What is to run here."""
-
-    serve = "serve"
-    gateway = "gateway"
-    engine = "engine"
-
-
-@dataclass(frozen=True)
-class Patient:
-    """What is examined. `url`: a running gateway or engine whose clock is compared with ours."""
-
-    settings: Settings
-    role: Role
-    engine_python: Path
-    url: str | None = None
-    quick: bool = False  # leave out what takes long: importing the engine
+from forebay.doctor.patient import Patient, Role
 
 
 def examine(patient: Patient) -> Iterator[Finding]:

@@ -106,22 +106,25 @@ class EngineProcess:
             self.oom_events += 1  # SIGKILL that was not ours: the kernel's out-of-memory killer, as a rule
         return status if status >= 0 else 128 - status
 
-    def cpu_seconds(self) -> float:
-        """Processor time that the engine's processes have used."""
-        ticks = sum(int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME]) for fields in self._stats())
-        return ticks / os.sysconf("SC_CLK_TCK")
+    def busy_seconds(self) -> float:
+        """Time that the engine's threads have computed, or have waited for a processor that others were using."""
+        tick_s = 1 / os.sysconf("SC_CLK_TCK")
+        return sum(
+            (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) * tick_s + waited_ns(directory) / 1e9
+            for directory, fields in self._stats()
+        )
 
     def resident_bytes(self) -> int:
         """Memory that they hold; what they share is counted for each."""
-        return sum(int(fields[_RESIDENT_PAGES]) for fields in self._stats()) * os.sysconf("SC_PAGE_SIZE")
+        return sum(int(fields[_RESIDENT_PAGES]) for _, fields in self._stats()) * os.sysconf("SC_PAGE_SIZE")
 
-    def _stats(self) -> Iterator[list[str]]:
-        """What /proc/PID/stat says, from its third field on, of every process in the engine's session."""
+    def _stats(self) -> Iterator[tuple[Path, list[str]]]:
+        """/proc/PID of every process in the engine's session, and what its stat says from the third field on."""
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it has just ended
                 fields = stat.read_text().rpartition(")")[2].split()
                 if int(fields[_SESSION]) == self.pid:
-                    yield fields
+                    yield stat.parent, fields
 
     async def _read_lines(self) -> None:
         assert self._process.stdout is not None
@@ -148,3 +151,12 @@ class EngineProcess:
         if level >= logging.ERROR or (found is None and ("Error" in text or " error: " in text)):
             self.last_error = message
         log.log(level, message, extra={"engine": self._spec.name})
+
+
+def waited_ns(directory: Path) -> int:
+    """Time that a process's threads have been runnable and not run; 0 where the kernel does not tell."""
+    waited = 0
+    for schedstat in directory.glob("task/[0-9]*/schedstat"):
+        with contextlib.suppress(OSError):
+            waited += int(schedstat.read_text().split()[1])
+    return waited

@@ -110,9 +110,9 @@ class Supervisor:
         """Times that memory ran out, as far as its lines and its end tell."""
         return self._earlier_oom_events + (self._process.oom_events if self._process else 0)
 
-    def cpu_seconds(self) -> float:
-        """Processor time that its processes have used."""
-        return self._process.cpu_seconds() if self._process else 0.0
+    def busy_seconds(self) -> float:
+        """Time that its threads have computed, or waited for a processor."""
+        return self._process.busy_seconds() if self._process else 0.0
 
     def resident_bytes(self) -> int:
         """Memory that its processes hold."""

@@ -21,11 +21,11 @@ OnStall = Callable[[str], None]
 
 
 async def watch_work(
-    pool: UpstreamPool, spec: EngineSpec, settings: Settings, cpu_seconds: Callable[[], float], on_stall: OnStall
+    pool: UpstreamPool, spec: EngineSpec, settings: Settings, busy_seconds: Callable[[], float], on_stall: OnStall
 ) -> None:
     """Watch an engine from when it is ready; tell `on_stall` why once it has stalled, and end.
 
-    `cpu_seconds` tells the processor time that its processes have used.
+    `busy_seconds` tells how long its threads have computed, or waited for a processor.
     """
     work = Work(settings.engine_stall_s, settings.idle_probe_s, monotonic())
     probing: asyncio.Task[None] | None = None
@@ -34,7 +34,8 @@ async def watch_work(
             if (probing is None or probing.done()) and work.probe_due(monotonic()):
                 probing = asyncio.create_task(_probe(pool, spec, settings, work))
             await asyncio.sleep(settings.health_interval_s)
-            work.computed(cpu_seconds(), monotonic())
+            busy_s = await asyncio.to_thread(busy_seconds)  # it reads a file for each of its threads
+            work.computed(busy_s, monotonic())
             await _read(pool, spec, settings, work)
     finally:
         if probing is not None:

@@ -46,9 +46,9 @@ class Work:
         self._pending_since = self._asked_at = None
         self._quiet_since = now
 
-    def computed(self, cpu_s: float, now: float) -> None:
-        """The processor time that its processes have used."""
-        self._progress.computed(cpu_s, now)
+    def computed(self, busy_s: float, now: float) -> None:
+        """How long its threads have computed, or waited for a processor."""
+        self._progress.computed(busy_s, now)
 
     def probe_due(self, now: float) -> bool:
         """Whether to ask for one token."""

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
@@ -25,6 +26,7 @@ from forebay.api import (
     native,
     usage,
 )
+from forebay.api.inner import GONE
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -119,6 +121,7 @@ def _answer_as_elsewhere(app: FastAPI, gateway: "Gateway") -> None:
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_wrong_body)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
     app.add_middleware(_RequestId, gateway=gateway)
 
@@ -196,6 +199,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     if error.status_code == 404:
         return _refusal_response(request, NotFound("There is no such path here."))
     return _refusal_response(request, BadRequest(str(error.detail)))
+
+
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    """The client has gone before its body was there, or was refused for it."""
+    return Response(status_code=GONE)
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:

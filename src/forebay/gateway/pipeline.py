@@ -37,12 +37,12 @@ from forebay.refusals import (
     NotFound,
     RateLimited,
     Refusal,
-    UnsupportedMediaType,
 )
 from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
 from forebay.wire.body import BodyLimits, Demand, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
+from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
@@ -90,24 +90,29 @@ class Pipeline:
         self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
         self.draining = False
+        self._over = False  # the drain's time, that is
         self._ids = RequestIds(os.urandom)
 
     def identify(self, exchange: Exchange) -> None:
         """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""
         self._name(exchange)
+        if self._over:
+            raise _stopped()
         headers = exchange.headers
         who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time())
         if isinstance(who, Principal):
             self._admit(exchange, who)
         else:
             exchange.identity = who
-        if exchange.route.response_id is None and not _is_json(headers.get(b"content-type")):
-            raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
+        if exchange.route.response_id is None:
+            check_json(headers.get(b"content-type"))
 
     def adopt(self, exchange: Exchange) -> None:
         """The same for a request that Forebay makes for a principal it has already recognised."""
         self._name(exchange)
         try:
+            if self._over:
+                raise _stopped()
             assert exchange.principal is not None
             require(exchange.principal, "inference")
         except Refusal as refusal:
@@ -267,9 +272,10 @@ class Pipeline:
         self.admission.sweep(now)
 
     def cut_off(self, now: float) -> None:
-        """End everything that still runs, with an error that tells the caller why: the drain's time is over."""
+        """End everything that still runs, and begin nothing more: the drain's time is over, and callers are told."""
+        self._over = True
         for exchange in list(self.running):
-            told = Draining("The gateway stopped before the answer was complete.", should_retry=True)
+            told = _stopped()
             if exchange.relay is not None:
                 exchange.relay.give_up(told, now, "cancelled")
             elif exchange.waiting is not None:
@@ -373,7 +379,5 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
     return 0
 
 
-def _is_json(content_type: bytes | None) -> bool:
-    if content_type == b"application/json":
-        return True
-    return content_type is not None and content_type.partition(b";")[0].strip().lower() == b"application/json"
+def _stopped() -> Draining:
+    return Draining("The gateway stopped before the answer was complete.", should_retry=True)

@@ -364,7 +364,26 @@ class ClientConnection(Answering):
             return
         if not isinstance(cause, Refusal):
             cause = InvalidHeader("The request is not valid HTTP/1.1.", code="invalid_http")
-        self._answer_raw(cause)
+        self._refuse_input(cause)
+
+    def _refuse_input(self, refusal: Refusal) -> None:
+        """Refuse what arrives. Where the application has it already, it is told that its client has gone."""
+        arriving, self._arriving = self._arriving, None
+        if isinstance(arriving, RequestResponseCycle):
+            self.flow.resume_reading()
+            if arriving.response_started:  # one answer is enough
+                self._phase, self._since = _DEAF, self._now
+                arriving.keep_alive = False
+                if arriving.response_complete:
+                    self._close_gently()
+                return
+            arriving.disconnected = True
+            arriving.message_event.set()
+            if self.current is arriving:
+                self.current = None
+            else:
+                self._waiting.remove(arriving)
+        self._answer_raw(refusal)
 
     def _bound_unseen(self) -> None:
         """Bound what the parser holds without telling: a header that has no end yet, chunk extensions, trailers."""
@@ -377,11 +396,11 @@ class ClientConnection(Answering):
             self._answer_raw(HeadersTooLarge(f"The headers exceed {self.limits.max_header_bytes} bytes."))
 
     def _arrived_too_slowly(self) -> None:
-        if self.current is not None:
+        if self.current is not None and self.current is not self._arriving:
             self._outbox.flush()
             self.transport.close()
             return
-        self._answer_raw(RequestTimeout("The request took too long to arrive."))
+        self._refuse_input(RequestTimeout("The request took too long to arrive."))
 
     def _check_unread(self, now: float) -> None:
         """The client has left its answer unread for long: cut it off, unless it reads, however slowly."""

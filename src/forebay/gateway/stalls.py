@@ -65,8 +65,9 @@ class StallWatch:
 
     async def _read_progress(self, replica: Replica) -> None:
         interval_s = replica.progress.stall_s / READS_A_STALL
-        if replica.cpu_seconds is not None:
-            replica.progress.computed(replica.cpu_seconds(), monotonic())
+        if replica.busy_seconds is not None:
+            busy_s = await asyncio.to_thread(replica.busy_seconds)  # it reads a file for each thread of the engine
+            replica.progress.computed(busy_s, monotonic())
         try:
             steps = await count_steps(replica.upstream, max(interval_s, 1.0), replica.api_key)
         except Failure as failure:

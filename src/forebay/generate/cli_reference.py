@@ -1,10 +1,11 @@
 """`docs/reference/cli.md`: the commands, what each takes of its own, and which settings are its options."""
 
+from functools import cache
 from typing import Any
 
 import typer
 
-from forebay.cli.main import app
+from forebay.cli.main import COMMANDS, app, load
 from forebay.config.settings import Settings
 
 HEADER = """\
@@ -16,9 +17,13 @@ off is switched off with `--no-` before its name.
 """
 
 
+@cache
 def commands() -> dict[str, Any]:
     """Every command by its name, and `forebay` itself, as the command line's parser has them."""
-    return _with_those_below("forebay", typer.main.get_command(app))
+    found = {"forebay": typer.main.get_command(app)}
+    for name in COMMANDS:
+        found |= _with_those_below(f"forebay {name}", load(name))
+    return found
 
 
 def _with_those_below(name: str, command: Any) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class _Frame:
 
 
 def _legend(name: str, number: int) -> str:
-    x, y = WIDTH - RIGHT - 90, TOP + 12 + 16 * number
+    x, y = WIDTH - RIGHT - 130 + 75 * number, 16  # beside the title, where no line is
     dot = f'<circle class="s{number}" cx="{x}" cy="{y - 4}" r="4"/>'
     return f'{dot}<text class="label" x="{x + 9}" y="{y}">{escape(name)}</text>'
 

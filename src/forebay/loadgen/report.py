@@ -21,9 +21,9 @@ max-width:980px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.4rem;margin-bottom:0}h2{font-size:1.1rem;margin-top:2rem}.soft{color:var(--soft)}
 .warning{border-left:4px solid var(--b);padding-left:.7rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line)}
-td{text-align:right}td:first-child,th:first-child,td.text{text-align:left}pre{overflow:auto}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:1rem}svg{width:100%}
+th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line)}.wide{overflow-x:auto}
+th,td{text-align:right}td:first-child,th:first-child,.text{text-align:left}td.text{min-width:13rem}pre{overflow:auto}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(380px,100%),1fr));gap:1rem;margin-top:1.5rem}svg{width:100%}
 .title{font-weight:600;font-size:13px;fill:var(--ink)}.label,.tick{font-size:11px;fill:var(--soft)}
 .grid{stroke:var(--line)}.limit{stroke:var(--ink);stroke-dasharray:5 4}
 polyline{fill:none;stroke-width:1.8}polyline.s0{stroke:var(--a)}polyline.s1{stroke:var(--b)}polyline.s2{stroke:var(--c)}
@@ -42,6 +42,7 @@ def as_html(outcome: Outcome) -> str:
     parts += [f"<p class=warning>{escape(warning)}</p>" for warning in outcome.warnings]
     if outcome.trials:
         parts += [f"<h2>Rates</h2>{_trials_table(outcome.trials)}", _plots(_trial_plots(outcome))]
+        parts.append("<p class=soft>Dashed lines are the objectives.</p>")
     if outcome.proposal is not None:
         parts.append(f"<h2>What to set</h2><pre>{escape(chr(10).join(proposal_lines(outcome.proposal)).strip())}</pre>")
     if outcome.summary is not None and outcome.run is not None:
@@ -56,14 +57,14 @@ def as_html(outcome: Outcome) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = ()) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th{' class=text' if n in text else ''}>{escape(c)}</th>" for n, c in enumerate(columns))
     body = "".join(
         "<tr>"
         + "".join(f"<td{' class=text' if n in text else ''}>{escape(c)}</td>" for n, c in enumerate(row))
         + "</tr>"
         for row in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _summary(summary: Summary) -> str:
@@ -78,7 +79,7 @@ def _trials_table(trials: Sequence[Trial]) -> str:
 
 
 def _options(outcome: Outcome) -> str:
-    rows = [[name, str(value)] for name, value in outcome.options.items() if value is not None]
+    rows = [[name, str(value)] for name, value in outcome.options.items() if value not in (None, "")]
     return _table(["option", "value"], rows, (1,))
 
 
@@ -134,8 +135,8 @@ def under_way(run: Measured) -> Points:
     )
     points, count = [], 0
     for time, change in changes:
+        points += [(time, float(count)), (time, float(count + change))]
         count += change
-        points.append((time, float(count)))
     return points
 
 

@@ -74,7 +74,8 @@ def falls_behind(run: Measured) -> bool:
     """Whether more and more requests were under way while they arrived.
 
     Between the middle and the end of the arrivals, the number under way grew by a tenth of those that arrived or more,
-    and by more than chance does (twice the square root of those under way).
+    and by more than chance does: both are counts, so their difference varies by the square root of their sum; by twice
+    that, one trial in fifty. Else a short trial of a few requests is called too much, whatever the server does.
     """
     sent = sorted(sample.sent for sample in run.samples)
     ended = sorted(sample.ended for sample in run.samples)
@@ -84,7 +85,7 @@ def falls_behind(run: Measured) -> bool:
     before = bisect_right(sent, middle) - bisect_right(ended, middle)
     after = len(sent) - bisect_right(ended, end)
     arrived = len(sent) - bisect_right(sent, middle)
-    return after - before > max(0.1 * arrived, 2 * sqrt(max(before, 1)))
+    return after - before > max(0.1 * arrived, 2 * sqrt(before + after))
 
 
 def propose(trial: Trial, slo: Slo, engines: int = 1) -> Proposal:

@@ -5,6 +5,7 @@ Any server that speaks OpenAI's API will do. Where it also has vLLM's `/tokenize
 """
 
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import Any
 
 import msgspec
@@ -112,10 +113,11 @@ def hint(status: int) -> str:
 
 
 def said_of(status: int, body: bytes) -> str:
-    """An answer's status and message in a line."""
+    """An answer's status and message in a line; without the seconds to wait, so that the same refusals count as one."""
     error = _object(body).get("error")
     message = error.get("message") if isinstance(error, dict) else error
-    return f"status {status}" + (f": {' '.join(str(message).split())[:160]}" if message else "")
+    said = shorten(str(message or "").partition(" Try again in ")[0], 160, placeholder=" …")
+    return f"status {status}: {said}" if said else f"status {status}"
 
 
 def _object(body: bytes) -> dict[str, Any]:

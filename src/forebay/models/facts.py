@@ -30,7 +30,17 @@ _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_exp
 # Their max_position_embeddings, or their window's, holds after scaling already.
 _SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "default", "mrope")
 # Every n-th layer sees all, the others a window, where config.json does not list them.
-_FULL_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
+_FULL_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4, "llama4_text": 4}
+# What config.json leaves to transformers' own figures (`configuration_gemma3.py`).
+_UNSAID: Mapping[str, Config] = {
+    "gemma3_text": {
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+    },
+}
 _TIED = ("gemma", "gpt2", "gpt_bigcode", "opt", "bloom", "cohere", "command", "falcon", "mpt")
 _WINDOWED = ("sliding_attention", "chunked_attention", "local_attention", "sliding")
 _STATEFUL = ("linear_attention", "mamba", "mamba2", "recurrent", "conv", "mlp", "moe")
@@ -146,10 +156,13 @@ def facts_of(config: Config, tensors: Mapping[str, Tensor] | None = None, tokeni
         kv_heads=_kv_heads(text) or heads,
         head_dim=_number(text, "head_dim", "kv_channels", "hidden_size_per_head", "attention_head_dim")
         or (latent.nope_dim + latent.rope_dim if latent else hidden // heads if heads else 0),
-        intermediate=_number(text, "intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim") or 4 * hidden,
+        intermediate=_number(
+            text, "intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"
+        )
+        or 4 * hidden,
         vocab=_number(text, "vocab_size", "padded_vocab_size"),
         tied_embeddings=_tied(text, model_type, tensors),
-        experts=_experts(text),
+        experts=_experts(text, layers),
         latent=latent,
         sliding_window=window,
         dtype=_dtype(text) or commonest_dtype(tensors.values()) or "float32",
@@ -162,11 +175,11 @@ def facts_of(config: Config, tensors: Mapping[str, Tensor] | None = None, tokeni
 
 
 def _text(config: Config) -> dict[str, Any]:
-    """The language model's part, and of the whole what that part does not say."""
+    """The language model's part, of the whole what that part does not say, and what neither says."""
     for name in _TEXT:
         if isinstance(part := config.get(name), Mapping):
             return {**config, name: None, **{key: value for key, value in _text(part).items() if value is not None}}
-    return dict(config)
+    return {**_UNSAID.get(str(config.get("model_type")), {}), **config}
 
 
 def _number(config: Config, *names: str) -> int:
@@ -188,20 +201,21 @@ def _kv_heads(text: Config) -> int:
     return inner or _number(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 
 
-def _experts(text: Config) -> Experts | None:
+def _experts(text: Config, layers: int) -> Experts | None:
     inner = text.get("ffn_config")  # DBRX
     text = {**text, **inner} if isinstance(inner, Mapping) else text
     count = _number(text, "num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
     if count < 2:
         return None
+    every = _number(text, "interleave_moe_layer_step") or 1  # Llama 4, where layers with experts share one, too
     return Experts(
         count=count,
         per_token=_number(
             text, "num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k"
         ),
         intermediate=_number(text, "moe_intermediate_size", "ffn_hidden_size", "intermediate_size"),
-        shared=_number(text, "n_shared_experts", "num_shared_experts"),
-        dense_layers=_number(text, "first_k_dense_replace"),
+        shared=_number(text, "n_shared_experts", "num_shared_experts") or int(text.get("model_type") == "llama4_text"),
+        dense_layers=_number(text, "first_k_dense_replace") or layers - layers // every,
     )
 
 

@@ -112,6 +112,11 @@ def _check_method(model: Model, device: Device, on_load: str | None) -> None:
             f"model: {method} needs compute capability {least[0]}.{least[1]}, and {device.name} has "
             f"{device.capability[0]}.{device.capability[1]}; take a GPTQ checkpoint, or the original"
         )
+    if not device.has_bf16 and model.facts.model_type in NO_FLOAT16:  # `get_supported_act_dtypes`: no float32
+        raise CannotRun(
+            f"model: {device.name} has no bf16, {model.facts.model_type} overflows in float16, and {method} does not "
+            "compute in float32; take the original, or an L4, A10G, A100 or later"
+        )
 
 
 def _dtype(model: Model, device: Device) -> tuple[str | None, int, str]:

@@ -121,7 +121,7 @@ def make_plan(model: Model, ask: Ask) -> Plan | Misfit:
 
 def _contexts(model: Model, ask: Ask) -> list[int]:
     """The lengths to try: the one asked for, else from the goal's downwards."""
-    longest = model.facts.context_tokens or LEAST_CONTEXT
+    longest = model.facts.context_tokens or ask.context or LEAST_CONTEXT
     if ask.context is not None:
         return [min(ask.context, longest)]
     first = min(HABITS[ask.goal].context or longest, longest)

@@ -65,6 +65,8 @@ def model_of(name: str, facts: ModelFacts, config: Mapping[str, Any], origin: st
 def _on_disk(name: str, env: Mapping[str, str]) -> Model | None:
     path = Path(name).expanduser()
     if path.is_file():
+        if path.suffix == ".gguf":
+            raise ModelUnknown(f"model: vLLM 0.32 does not have GGUF; plan {name}'s original, AWQ, GPTQ or FP8 by name")
         if path.name == "config.json" and any(path.parent.glob("*.safetensors")):
             return _directory(str(path.parent), path.parent)
         config = read_json(path)

@@ -67,7 +67,7 @@ def cache_words(found: Plan | Misfit) -> str:
         if facts.sliding_layers
         else ""
     )
-    return f"{cache.token_bytes:,} bytes a token ({kind}, {formats.kv_bytes} bytes a number{slides})"
+    return f"{cache.token_bytes:,} bytes a token ({kind}, {count_of(formats.kv_bytes, 'byte')} a number{slides})"
 
 
 def whole_cache(model: Model, formats: Formats) -> Cache:
@@ -164,7 +164,9 @@ def _why_shape(plan: Plan) -> str:
 def _why_context(plan: Plan) -> str:
     longest = plan.model.facts.context_tokens
     if plan.ask.context is not None:
-        return f"max_model_len {plan.context:,}, as asked for; the model goes to {longest:,}"
+        return f"max_model_len {plan.context:,}, as asked for; {_limit(longest)}"
+    if not longest:
+        return f"max_model_len {plan.context:,}: {_limit(longest)}; --context says another"
     if plan.context == longest:
         return f"max_model_len {plan.context:,}: as long as the model goes"
     usual = HABITS[plan.ask.goal].context
@@ -173,6 +175,10 @@ def _why_context(plan: Plan) -> str:
             f"max_model_len {plan.context:,} of the model's {longest:,}, which few texts need: --context says another"
         )
     return f"max_model_len {plan.context:,} of the model's {longest:,}: the next longer tried does not fit"
+
+
+def _limit(longest: int) -> str:
+    return f"the model goes to {longest:,}" if longest else "config.json does not say how far the model goes"
 
 
 def _why_sequences(plan: Plan) -> str:

@@ -20,8 +20,8 @@ STALL_S = 60.0
 class Replica:
     """One engine. `models` maps the names it serves to its own description of them (OpenAI's model object); `suspect`
     says that it stalled and has not generated since; `draining`, that it is leaving and gets no new requests; `group`
-    tells versions of a model apart; `concurrency` is how many requests it shall have at once; `cpu_seconds` tells the
-    processor time that it has used, where its processes can be seen."""
+    tells versions of a model apart; `concurrency` is how many requests it shall have at once; `busy_seconds` tells how
+    long its threads have computed, or waited for a processor, where its processes can be seen."""
 
     name: str
     upstream: UpstreamPool
@@ -37,7 +37,7 @@ class Replica:
     breaker: Breaker = field(default_factory=Breaker)
     progress: Progress = field(default_factory=lambda: Progress(STALL_S))
     suspect: bool = False
-    cpu_seconds: Callable[[], float] | None = field(default=None, repr=False)
+    busy_seconds: Callable[[], float] | None = field(default=None, repr=False)
     stalls: int = 0
     metrics_failures: int = 0
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)

@@ -17,7 +17,7 @@ def check(
     errors: list[dict[str, object]] = []
     seen: set[str] = set()
     with path.open("rb") as file:
-        for number, text in enumerate(file, 1):
+        for number, text in enumerate(iter(lambda: file.readline(most_bytes + 1), b""), 1):
             if not text.strip():
                 continue
             try:
@@ -31,7 +31,7 @@ def check(
                 seen.add(name)
             except WrongLine as wrong:
                 errors.append({"code": wrong.code, "message": str(wrong), "line": number, "param": wrong.field})
-                if len(errors) == MOST_ERRORS or wrong.code == "too_many_lines":
+                if len(errors) == MOST_ERRORS or wrong.code in ("too_many_lines", "line_too_long"):
                     break
     if not seen and not errors:
         errors.append(

@@ -83,16 +83,24 @@ class Files:
         size = source.seek(0, os.SEEK_END)
         source.seek(0)
         with self._database.engine.connect() as connection:
-            mine = select(func.sum(files.c.bytes)).where(files.c.tenant == tenant, files.c.purpose == PURPOSE)
-            if size + (connection.execute(mine).scalar() or 0) > self._most_bytes:
-                raise NoRoom
+            self._check_room(connection, tenant, size)
         file_id = new_id("file-", wall)
         self.write(self.path(tenant, file_id), iter(lambda: source.read(1 << 20), b""))
         ends = min(wall + self._keep_s, expires_at or wall + self._keep_s)
         stored = StoredFile(file_id, tenant, PURPOSE, name, size, wall, ends)
-        with self._database.engine.begin() as connection:
-            connection.execute(insert(files), vars(stored))
+        try:
+            with self._database.engine.begin() as connection:
+                connection.execute(insert(files), vars(stored))
+                self._check_room(connection, tenant, 0)  # others may have come while it was written
+        except NoRoom:
+            self.path(tenant, file_id).unlink()
+            raise
         return stored
+
+    def _check_room(self, connection: Connection, tenant: str, more_bytes: int) -> None:
+        mine = select(func.sum(files.c.bytes)).where(files.c.tenant == tenant, files.c.purpose == PURPOSE)
+        if more_bytes + (connection.execute(mine).scalar() or 0) > self._most_bytes:
+            raise NoRoom
 
     def add_output(self, connection: Connection, tenant: str, file_id: str, name: str, wall: float) -> None:
         """A file that a batch has written is one of its tenant's."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forebay.sampling import PRESETS, Preset, Sampling, sampling
+from forebay.sampling import Preset, Sampling, sampling
 from forebay.talk.conversation import Conversation, NotAConversation
 from forebay.talk.heard import Heard, totals
 
@@ -59,8 +59,8 @@ def system(talk: Talk, text: str) -> str:
 
 
 def preset(talk: Talk, name: str) -> str:
-    if name not in ("", "none", *PRESETS):
-        raise NotDone(f"no preset {name!r}: {', '.join(PRESETS)}, or none")
+    if name not in ("", "none", *Preset):
+        raise NotDone(f"no preset {name!r}: {', '.join(Preset)}, or none")
     if name:
         talk.preset = Preset(name) if name != "none" else None
     values = ", ".join(f"{key} {value:g}" for key, value in talk.sampling().items())
@@ -116,7 +116,7 @@ def _file(name: str) -> Path:
 COMMANDS: dict[str, tuple[Command, str]] = {
     "/clear": (clear, "forget what was said; the system message stays"),
     "/system": (system, "TEXT: set the system message; without a text, show it"),
-    "/preset": (preset, f"NAME: {', '.join(PRESETS)}, or none"),
+    "/preset": (preset, f"NAME: {', '.join(Preset)}, or none"),
     "/model": (model, "NAME: ask another model from now on"),
     "/save": (save, "FILE: write the conversation, as JSON"),
     "/load": (load, "FILE: go on from a conversation that was saved"),

@@ -1,9 +1,11 @@
-"""A view of a gateway as it is drawn on a terminal."""
+"""A view of a gateway on a terminal; a narrow one shows fewer columns, and never a row without a name."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -11,7 +13,46 @@ from forebay.talk.screen import visible
 from forebay.top.figures import Figures, View
 
 NONE = "–"
+GAP = 2  # between columns
+WRAPPED_AT = 24  # what a name or a reason needs of a line, at most
 _COLUMNS = ("model", "req/s", "failed/s", "in tok/s", "out tok/s", "TTFT p50", "TTFT p95", "running", "queued", "hits")
+_SPARE = ("hits", "in tok/s", "TTFT p95", "failed/s", "queued", "running", "TTFT p50", "out tok/s")
+
+
+@dataclass
+class Rows:
+    """A table with as many columns as fit; those in `spare` go first, in their order. Names and reasons wrap."""
+
+    columns: tuple[str, ...]
+    spare: tuple[str, ...]
+    rows: list[tuple[list[str], str]] = field(default_factory=list)
+
+    def add(self, cells: list[Any], style: str = "") -> None:
+        self.rows.append(([visible(str(cell)) for cell in cells], style))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        kept = self._fitting(options.max_width)
+        table = Table(box=None, pad_edge=False, show_edge=False)
+        for index in kept:
+            table.add_column(self.columns[index], no_wrap=not self._wraps(index), overflow="fold")
+        for cells, style in self.rows:
+            table.add_row(*(Text(cells[index]) for index in kept), style=style)
+        yield table
+
+    def _fitting(self, width: int) -> list[int]:
+        kept = list(range(len(self.columns)))
+        for name in self.spare:
+            if sum(map(self._need, kept)) + GAP * (len(kept) - 1) <= width:
+                break
+            kept.remove(self.columns.index(name))
+        return kept
+
+    def _need(self, index: int) -> int:
+        longest = max(cell_len(text) for text in (self.columns[index], *(cells[index] for cells, _ in self.rows)))
+        return min(longest, WRAPPED_AT) if self._wraps(index) else longest
+
+    def _wraps(self, index: int) -> bool:
+        return index == 0 or self.columns[index] in ("model", "models", "why")
 
 
 def draw(url: str, view: View, health: Mapping[str, Any], problem: str = "") -> RenderableType:
@@ -38,18 +79,18 @@ def _title(url: str, health: Mapping[str, Any]) -> Text:
     return Text(visible(" · ".join(words)) + "\n", style="bold" if status == "ok" else "bold yellow")
 
 
-def _models(view: View) -> Table:
-    table = _table(*_COLUMNS)
+def _models(view: View) -> Rows:
+    table = Rows(_COLUMNS, _SPARE)
     for name, figures in view.models.items():
-        table.add_row(*_row(name, figures))
+        table.add(_row(name, figures))
     if len(view.models) != 1:
-        table.add_row(*_row("all", view.total), style="bold")
+        table.add(_row("all", view.total), "bold")
     return table
 
 
 def _row(name: str, one: Figures) -> list[str]:
     return [
-        visible(name),
+        name,
         f"{one.requests_per_s:.1f}",
         f"{one.failed_per_s:.1f}",
         f"{one.prompt_tokens_per_s:.0f}",
@@ -73,34 +114,21 @@ def _errors(view: View) -> str:
     return visible("   ".join(f"{code} {rate:.1f}" for code, rate in view.errors_per_s.items()))
 
 
-def _replicas(health: Mapping[str, Any]) -> Table:
-    table = _table("replica", "state", "breaker", "in flight", "tokens", "models", "why")
+def _replicas(health: Mapping[str, Any]) -> Rows:
+    columns = ("replica", "state", "breaker", "in flight", "tokens", "models", "why")
+    table = Rows(columns, ("tokens", "breaker", "models", "in flight"))
     for one in health["replicas"]:
         state = "draining" if one["draining"] else "ready" if one["ready"] else "not ready"
         why = "" if one["ready"] else one["why"]
-        cells = [
-            one["name"],
-            state,
-            one["breaker"],
-            one["in_flight"],
-            one["load_tokens"],
-            ", ".join(one["models"]),
-            why,
-        ]
-        table.add_row(*(visible(str(cell)) for cell in cells), style="" if state == "ready" else "yellow")
+        models = ", ".join(one["models"])
+        cells = [one["name"], state, one["breaker"], one["in_flight"], one["load_tokens"], models, why]
+        table.add(cells, "" if state == "ready" else "yellow")
     return table
 
 
-def _engines(health: Mapping[str, Any]) -> Table:
-    table = _table("engine", "state", "restarts", "model", "why")
+def _engines(health: Mapping[str, Any]) -> Rows:
+    table = Rows(("engine", "state", "restarts", "model", "why"), ("model", "restarts"))
     for one in health["engines"]:
         cells = [one["name"], one["state"], one["restarts"], one["model"], one["why"]]
-        table.add_row(*(visible(str(cell)) for cell in cells), style="" if one["state"] == "ready" else "yellow")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None, pad_edge=False, title_justify="left", show_edge=False)
-    for column in table.columns[1:]:
-        column.no_wrap = True
+        table.add(cells, "" if one["state"] == "ready" else "yellow")
     return table

@@ -60,6 +60,14 @@ def check_host(host: bytes | None, version: str) -> None:
         raise InvalidHeader("The Host header is missing or not valid.", code="invalid_host")
 
 
+def check_json(content_type: bytes | None) -> None:
+    """Refuse a body that is not said to be JSON: any other a page elsewhere can send with its reader's browser."""
+    if content_type == b"application/json":
+        return
+    if content_type is None or content_type.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
+
+
 def _is_host(host: bytes) -> bool:
     name, colon, port = host.rpartition(b":") if not host.endswith(b"]") else (host, b"", b"")
     if not colon:

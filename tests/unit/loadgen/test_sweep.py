@@ -58,6 +58,11 @@ def test_a_server_that_falls_behind_does_not_meet_a_rate_though_its_tokens_come_
     assert "falls behind" in trial.verdict
 
 
+def test_a_few_requests_more_at_the_end_of_a_short_trial_are_chance() -> None:
+    sent = (0.0, 0.8, 2.0, 2.6, 3.0, 3.2, 3.5, 3.9)  # 2/s for 4 s, each answer takes 1 s
+    assert not falls_behind(run_of(*(sample(at, at + 0.2, at + 1) for at in sent)))
+
+
 def test_a_server_that_keeps_up_does_not_fall_behind_however_long_answers_are() -> None:
     assert not falls_behind(run_of(*(sample(n * 0.1, n * 0.1 + 5) for n in range(400))))
 

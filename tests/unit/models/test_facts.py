@@ -123,6 +123,27 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"text_config": {"num_hidden_layers": 34, "sliding_window": 1024, "model_type": "gemma3_text"}},
         {"layers": 34, "sliding_layers": 29, "full_layers": 5},
     ),
+    # google/gemma-3-4b-it says no more of its text part than this; the rest are transformers' own figures.
+    (
+        {"text_config": {"hidden_size": 2560, "num_hidden_layers": 34, "model_type": "gemma3_text"}},
+        {"heads": 8, "kv_heads": 4, "head_dim": 256, "vocab": 262208, "context_tokens": 131072},
+    ),
+    # meta-llama/Llama-4-Maverick: experts in every second layer, and one that is shared; one layer of four sees all.
+    (
+        {
+            "text_config": {
+                "model_type": "llama4_text",
+                "num_hidden_layers": 48,
+                "attention_chunk_size": 8192,
+                "num_local_experts": 128,
+                "num_experts_per_tok": 1,
+                "intermediate_size": 8192,
+                "intermediate_size_mlp": 16384,
+                "interleave_moe_layer_step": 2,
+            }
+        },
+        {"experts": Experts(128, 1, 8192, 1, 24), "intermediate": 16384, "full_layers": 12},
+    ),
     # openai/gpt-oss-20b lists its layers; Qwen3-Next keeps a cache in every fourth.
     (
         {"num_hidden_layers": 4, "sliding_window": 128, "layer_types": ["sliding_attention", "full_attention"] * 2},

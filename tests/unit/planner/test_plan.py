@@ -12,6 +12,7 @@ from forebay.planner.memory import GIB
 from forebay.planner.parallel import Shape
 from forebay.planner.plan import Ask, Misfit, Plan, make_plan
 from forebay.planner.profiles import Goal
+from forebay.planner.words import reasons
 from tests.unit.planner.asking import asked, known, planned
 
 LAPTOP = replace(CPU, memory_gib=16.0)
@@ -130,6 +131,23 @@ def test_a_model_that_overflows_in_float16_takes_four_bytes_on_a_t4() -> None:
     assert plan.formats.dtype == "float32"
     assert plan.weights.total == pytest.approx(4 * 9.2414e9, rel=0.001)
     assert planned("gemma-2-9b", "L4").weights.total == pytest.approx(2 * 9.2414e9, rel=0.001)
+
+
+def test_what_needs_float32_is_not_quantised() -> None:
+    """vLLM refuses float32 with every method (`get_supported_act_dtypes`)."""
+    with pytest.raises(CannotRun, match="T4 has no bf16, gemma2 overflows in float16, and fp8 does not compute in"):
+        asked("gemma-2-9b", "T4", 4, on_load="fp8")
+    assert not [one for one in proposals(asked("gemma-2-27b", "T4", 4)) if "fp8" in one.words or "AWQ" in one.words]
+
+
+def test_where_config_json_does_not_say_how_far_a_model_goes_the_plan_says_so() -> None:
+    model = known("llama-3-8b")
+    model = replace(model, facts=replace(model.facts, context_tokens=0))
+    for context, planned_for in ((None, 2048), (4096, 4096)):
+        plan = make_plan(model, Ask(device_named("L4"), context=context))
+        assert isinstance(plan, Plan)
+        assert plan.context == planned_for
+        assert any("config.json does not say how far the model goes" in why for why in reasons(plan))
 
 
 def test_awq_wants_turing_and_gptq_runs_on_volta() -> None:

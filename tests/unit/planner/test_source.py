@@ -90,6 +90,12 @@ def test_an_unknown_model_is_answered_with_what_to_do() -> None:
         find_model("someone/something", {"HF_HOME": "/nowhere"})
 
 
+def test_a_gguf_file_is_answered_with_what_vllm_runs(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\xff")
+    with pytest.raises(ModelUnknown, match=r"does not have GGUF; plan .*x\.gguf's original, AWQ"):
+        find_model(str(tmp_path / "x.gguf"), {})
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '"text"'])
 def test_a_config_that_is_none_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)

@@ -52,7 +52,7 @@ def test_an_engine_that_is_seen_computing_is_given_longer_but_not_for_ever() -> 
     progress = Progress(5)
     for second in range(31):
         progress.counted(7, float(second))
-        progress.computed(cpu_s=0.5 * second, now=float(second))
+        progress.computed(busy_s=0.5 * second, now=float(second))
         assert not progress.stalled(0.5, float(second)), "a long step"
     progress.counted(7, 31.0)
     progress.computed(15.5, 31.0)
@@ -62,7 +62,7 @@ def test_an_engine_that_is_seen_computing_is_given_longer_but_not_for_ever() -> 
 def test_an_engine_that_is_seen_to_use_no_processor_time_is_not_given_longer() -> None:
     progress = Progress(5)
     for second in range(6):
-        progress.computed(cpu_s=90.0 + 0.1 * second, now=float(second))  # its front polls
+        progress.computed(busy_s=90.0 + 0.1 * second, now=float(second))  # its front polls
         assert not progress.stalled(0.5, float(second))
     progress.computed(90.6, 6.0)
     assert progress.stalled(0.5, 6.0), "its counter could not be read, its processes could"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.sampling import PRESETS, Preset, sampling
+from forebay.policy.presets import BUILT_IN
+from forebay.sampling import Preset, sampling
 from forebay.talk.commands import COMMANDS, NotDone, Talk, obey
 from forebay.talk.conversation import Conversation, NotAConversation
 from forebay.talk.heard import Heard, totals
@@ -59,7 +60,7 @@ def test_what_is_said_wins_over_the_preset() -> None:
     assert sampling(Preset.deterministic, temperature=0.5, top_p=None) == {"temperature": 0.5, "top_p": 1.0}
     assert sampling(None, temperature=0.0) == {"temperature": 0.0}
     assert sampling(None) == {}
-    assert set(PRESETS) == set(Preset)
+    assert set(BUILT_IN) == set(Preset)
 
 
 def test_an_answer_is_timed_by_its_tokens() -> None:

@@ -110,5 +110,18 @@ def test_a_frame_shows_models_errors_and_replicas_and_no_control_characters() ->
     assert [line.split()[0] for line in text.splitlines() if line][2:5] == ["m", "n", "all"]
 
 
+@pytest.mark.parametrize("width", [80, 50])
+def test_a_narrow_terminal_shows_fewer_columns_and_every_name(width: int) -> None:
+    found = view(Sample.of(BEFORE, 0.0).values, Sample.of(AFTER, 4.0).values, 4.0)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(draw("http://x", found, HEALTH))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    assert [line.split()[0] for line in text.splitlines() if line[:2] in ("m ", "n ", "al")] == ["m", "n", "all"]
+    assert "req/s" in text
+    assert ("failed/s" in text) is (width == 80)
+    assert "hits" not in text
+
+
 def test_times_are_shown_in_the_unit_that_suits_them() -> None:
     assert (seconds(None), seconds(0.0123), seconds(12.34)) == ("–", "12 ms", "12.3 s")
