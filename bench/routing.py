@@ -64,7 +64,7 @@ def measure(rule: Strategy, groups: list[Group[Replica]], chats: list[bytes]) ->
         body = chats[number * 7919 % CONVERSATIONS]
         begun = perf_counter_ns()
         affinity = affinity_of(CALLER, None, body) if routing.wants_affinity(groups) else None
-        replica = routing.choose(groups, 1.0, affinity)
+        replica = routing.choose(groups, 1.0, affinity)[0]
         costs.append((perf_counter_ns() - begun) / 1000)
         under_way.append(replica.acquire(1.0, work))
         if len(under_way) > UNDER_WAY:

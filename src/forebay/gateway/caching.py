@@ -104,6 +104,7 @@ class Caching:
             return None
         exchange.hold(seat)
         if not seat.leads:
+            exchange.steps.append((monotonic(), "cache", "waits"))
             yield asyncio.wait((told,), timeout=self.limits.wait_s)
             if not told.done():
                 seat.leave()
@@ -176,6 +177,7 @@ def _asked(exchange: Exchange) -> bytes:
 
 def _say(exchange: Exchange, state: CacheState) -> None:
     exchange.cache_state = state
+    exchange.steps.append((monotonic(), "cache", state))
     exchange.lines += _LINES[state]
 
 

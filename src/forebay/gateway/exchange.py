@@ -2,9 +2,23 @@
 
 An exchange is made by `server.py` when a relayed request's headers are in, filled by the pipeline and the relay, and
 read by the recorder when it is over.
+
+`steps` are its story, for spans and for `forebay why`: what was decided when, nothing of a prompt or an answer. Most
+requests have one step only. Each is a time, a name and plain details:
+
+    identified                        the key had to be looked up, and is known now
+    limits_known                      the limits had to be asked elsewhere, and have answered
+    cache     state                   hit, miss, bypass; waits: for the answer to the same request, under way
+    queued    place, why              its place in line, about; and what it waits for (`line.Waits`)
+    admitted                          it was its turn
+    attempt   replica, why, passed    sent to a replica; why this one and not those (`routing.py`)
+    failed    kind, detail            the attempt came to nothing, or brought only a part: a failure's kind or an error
+                                      code; `stale` is the race of keep-alive, and no fault
+    unrouted  passed                  no replica could be asked, and why none
+    resumed   events                  the answer goes on behind so many events, from another replica
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -50,6 +64,9 @@ class Client(Protocol):
     def exchange_over(self, exchange: "Exchange") -> None: ...
 
 
+Step = tuple[Any, ...]  # (monotonic seconds, name, *details)
+
+
 class Head(msgspec.Struct, eq=False):
     """A request's head. The next request on the connection may have the same, so what is made of it is kept here."""
 
@@ -88,6 +105,7 @@ class Exchange(msgspec.Struct, eq=False):
     relay: "Relay | None" = None
     replica: "Replica | None" = None
     leases: list[Lease] = []
+    steps: list[Step] = []
     place: Place | None = None
     queued_s: float = 0.0
     limited: LimitLease | None = None  # what it took of its limits, told at the end how many tokens it needed

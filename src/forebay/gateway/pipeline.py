@@ -158,6 +158,7 @@ class Pipeline:
         if exchange.identity is not None:
             self._admit(exchange, settled((yield exchange.identity), time()))
             now = monotonic()
+            exchange.steps.append((now, "identified"))
         if exchange.route.response_id is not None:
             body, only = self._stored_response(exchange, exchange.route.response_id)
         else:
@@ -171,6 +172,7 @@ class Pipeline:
             if lease.decided is not None:
                 yield lease.decided
                 now = monotonic()
+                exchange.steps.append((now, "limits_known"))
             exchange.lines = lease.lines
         cache = self.cache
         if cache is not None and (cache.limits.models or ASK_HEADER in exchange.headers):
@@ -183,9 +185,11 @@ class Pipeline:
         if exchange.route.generates:
             place = self._acquire_place(exchange, now)
             if place.granted is not None:
+                exchange.steps.append((now, "queued", place.ahead, place.waits_for))
                 yield place.granted
                 exchange.queued_s = monotonic() - now
                 now += exchange.queued_s
+                exchange.steps.append((now, "admitted"))
         else:
             exchange.hold(self.admission.acquire_unqueued())
         self.retry_budget.asked()

@@ -88,7 +88,7 @@ class Relay(Sending):
             self._pipeline.finish(self._exchange, "answered", now)
         else:
             self._let_go("failed", now)
-            self._go_on(_CUT, now, lost=True)
+            self._answered_badly(_CUT, now, lost=True)
 
     # Streams
     def _pass_on(self, events: bytes, now: float) -> None:
@@ -96,6 +96,9 @@ class Relay(Sending):
         exchange = self._exchange
         if self._continuation is not None:
             events = self._continuation.translate(events)
+            if self._resumes and events:
+                self._resumes = False
+                self._exchange.steps.append((now, "resumed", self._exchange.events_out))
         elif self._transcript is not None:
             events = self._transcript.take(events)
         if not self._streaming and is_only_comments(events):
@@ -190,7 +193,7 @@ class Relay(Sending):
         if answer is None or is_aborted(answer):
             self._let_go("failed", now)
             no_json = BadGateway("The engine's answer is not the JSON it should be.", retry_after_s=1)
-            self._go_on(_ABORTED if answer else no_json, now, lost=answer is not None)
+            self._answered_badly(_ABORTED if answer else no_json, now, lost=answer is not None)
             return
         self._let_go("answered", now)
         exchange.usage = usage_of(answer)
@@ -205,7 +208,7 @@ class Relay(Sending):
     def _told(self, refusal: Refusal, now: float) -> None:
         """The engine itself said that it fails, or that the request is wrong, which no other would answer better."""
         if refusal.status >= RETRIED_FROM_STATUS:
-            self._go_on(refusal, now, lost=_is_loss(refusal))
+            self._answered_badly(refusal, now, lost=_is_loss(refusal))
         else:
             self._end_badly(refusal, now)
 

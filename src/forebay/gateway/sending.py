@@ -22,6 +22,7 @@ from forebay.gateway.errors import refusal_from_failure
 from forebay.gateway.exchange import Exchange
 from forebay.policy.breaker import BreakerState
 from forebay.policy.retry import is_loss, is_stale_connection
+from forebay.policy.routing import Choice, PassedBy, passed_by
 from forebay.policy.verdict import Lease, Outcome
 from forebay.refusals import EngineUnavailable, Overloaded, Refusal
 from forebay.replicas.replica import Replica
@@ -68,6 +69,7 @@ class Sending(ABC):
         "_pipeline",
         "_progress_at",
         "_refreshed",
+        "_resumes",
         "_retries",
         "_slot",
         "_status",
@@ -99,6 +101,7 @@ class Sending(ABC):
         self._why: Refusal | None = None
         self._transcript: Transcript | None = None
         self._continuation: Continuation | None = None
+        self._resumes = False  # whether the client has still to see the first of what another replica goes on with
 
     # The way back
     @abstractmethod
@@ -118,15 +121,11 @@ class Sending(ABC):
     def send(self, now: float, *, fresh: bool = False) -> None:
         """Choose a replica and send the request to it. Raises `Refusal` where there is none to ask."""
         exchange = self._exchange
-        replica = self._only
-        if replica is None:
-            groups = self._pipeline.replicas.groups(exchange.model)
-            replica = self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
-        elif not replica.ready:
-            raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
+        replica, why, passed = self._choose(now)
         if replica.upstream.full:
             raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
         exchange.replica = replica
+        exchange.steps.append((now, "attempt", replica.name, why, passed))
         self._refreshed = fresh
         if not fresh:  # else it is the same attempt: how the replica stood is told by when it was asked first
             exchange.attempts += 1
@@ -136,6 +135,23 @@ class Sending(ABC):
         self._clear_answer()
         self._slot = replica.acquire(now, exchange.work_tokens)
         self._connection = replica.upstream.send(self._request(replica), self, fresh=fresh)
+
+    def _choose(self, now: float) -> Choice[Replica] | tuple[Replica, str, PassedBy]:
+        """The replica to ask, why it, and which not. Raises `EngineUnavailable`."""
+        exchange, only = self._exchange, self._only
+        if only is not None:
+            if only.ready:
+                return only, "holder", ()
+            exchange.steps.append((now, "unrouted", ((only.name, "not ready"),)))
+            raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
+        groups = self._pipeline.replicas.groups(exchange.model)
+        try:
+            return self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
+        except EngineUnavailable:
+            if not exchange.steps or exchange.steps[-1][1] != "unrouted":  # else it waits for one, and asks again
+                replicas = (replica for group in groups for replica in group.replicas)
+                exchange.steps.append((now, "unrouted", passed_by(replicas, now, self._avoid)))
+            raise
 
     def _request(self, replica: Replica) -> bytes:
         """The bytes to send. Every attempt has an id of its own: an engine may still know the one before."""
@@ -165,6 +181,7 @@ class Sending(ABC):
             self.end(now)
             return
         if is_stale_connection(failure):
+            self._exchange.steps.append((now, "failed", "stale", "the connection kept alive had ended"))
             self._let_go("cancelled", now)
             try:
                 self.send(now, fresh=True)
@@ -172,12 +189,18 @@ class Sending(ABC):
                 self._go_on(none_to_ask, now, lost=True)
             return
         self._let_go("failed", now)
+        self._exchange.steps.append((now, "failed", failure.kind, str(failure)))
         refusal = refusal_from_failure(failure, generated=self._streaming)
         if failure.kind == "connect" and now < self._wait_until:
             self._avoid = self._exchange.replica  # the one to take over is not up either: `check` asks another
         else:
             gone = failure.kind == "connect" and self._refreshed  # the kept-alive connection had ended for a reason
             self._go_on(refusal, now, lost=gone or is_loss(failure))
+
+    def _answered_badly(self, refusal: Refusal, now: float, *, lost: bool) -> None:
+        """The engine's answer is none: find the way on. Its own words are not told, a prompt may be among them."""
+        self._exchange.steps.append((now, "failed", refusal.code, f"answered {self._status}"))
+        self._go_on(refusal, now, lost=lost)
 
     def _go_on(self, refusal: Refusal, now: float, *, lost: bool) -> None:
         """Have another replica take over, if policy allows it; else tell the caller `refusal`.
@@ -198,6 +221,7 @@ class Sending(ABC):
             self._end_badly(no, now)
             return
         self._avoid, self._why, self._continuation = self._exchange.replica, refusal, plan
+        self._resumes = plan is not None
         self._take_over(now)
 
     def _no_takeover(self, refusal: Refusal, now: float) -> Refusal | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Reason = Literal["full", "hopeless", "deadline", "gave_way"]
 REASONS: tuple[Reason, ...] = ("full", "hopeless", "deadline", "gave_way")
+Waits = Literal["engines_full", "own_requests_first", "others_first"]  # for a place; for those ahead of it in line
 KEPT_S = 0.1
 _SLACK = 64  # entries of requests long gone that the heap of deadlines may hold before it is made anew
 _UNKNOWN_WAIT_S = 2.0
@@ -43,12 +44,18 @@ class Promise(Awaitable[None], Protocol):
 
 
 class Place(Ticket):
-    """One request's place at a model's engines, or in the line for one. `deadline` is when it gives up waiting."""
+    """One request's place at a model's engines, or in the line for one. `deadline` is when it gives up waiting; `ahead`
+    its place in line when it came, about."""
 
-    __slots__ = ("_line", "cost", "deadline", "input_tokens", "priority", "promise", "running", "tenant")
+    __slots__ = (
+        *("_line", "ahead", "cost", "deadline", "input_tokens", "priority", "promise", "running", "tenant"),
+        "waits_for",
+    )
 
-    deadline: float  # this and the next are there where it has waited
+    deadline: float  # this and the next three are there where it has waited
     promise: Promise | None
+    ahead: int
+    waits_for: Waits
 
     def __init__(self, line: "Line", tenant: Tenant, priority: int, input_tokens: int) -> None:
         self._line: Line | None = line
@@ -125,7 +132,8 @@ class Line:
     def join(self, place: Place, now: float) -> None:
         """Let it wait for its turn, if there is a point in that. Raises `Overloaded`."""
         queue, tenant, priority = self.queue, place.tenant, place.priority
-        wait_s = self._drain.wait_s(queue.ahead(tenant, priority), now, waiting=queue.size > 0)
+        ahead = queue.ahead(tenant, priority)
+        wait_s = self._drain.wait_s(ahead, now, waiting=queue.size > 0)
         if wait_s is not None and now + wait_s > place.deadline:
             raise self._refusal("hopeless", f"It would take about {wait_s:.0f} s to come to this request.", now)
         if queue.size >= self._most_queued:
@@ -135,6 +143,8 @@ class Line:
             self._turn_away(other, self._refusal("gave_way", "Others with fewer requests waiting came.", now))
         if not queue.size:
             self._drain.waiting_began(now)
+        place.ahead = ceil(ahead)
+        place.waits_for = _waits_for(queue, tenant)
         queue.push(tenant, priority, place)
         place.promise = self._admission.promise()
         place.granted = place.promise
@@ -208,3 +218,10 @@ class Line:
         wait_s = self._drain.wait_s(self.queue.size + 1, now, waiting=self.queue.size > 0)
         retry_s = self._admission.jittered(_UNKNOWN_WAIT_S if wait_s is None else wait_s)
         return Overloaded(f"The service is busy. {why} Try again in {ceil(retry_s)} s.", retry_after_s=retry_s)
+
+
+def _waits_for(queue: FairQueue[Place], tenant: Tenant) -> Waits:
+    """What a newcomer waits for, about to join: its tenant's own requests come first before anybody else's."""
+    if not queue.size:
+        return "engines_full"
+    return "own_requests_first" if tenant.lanes else "others_first"

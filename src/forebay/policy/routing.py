@@ -18,9 +18,19 @@ than `BOUND` times the mean is passed by, and the next on the ring is asked, the
 mean is exact in a small group and that of a window in a large one. The bound is never below `FLOOR_TOKENS`, a few
 requests' worth: among idle replicas one request is already far above the mean, yet an engine takes a few more into its
 batch at little cost, while computing a long prompt again elsewhere costs seconds.
+
+A choice says why it was made, and who was passed by and why; the latter costs something only where somebody was:
+
+    only                none other serves the model, or none other of its version
+    round_robin         the next in turn
+    least_outstanding   the least busy
+    prefix              the conversation's own
+    spill               the next on the ring: the conversation's own cannot be asked, or is too busy
+    panic               by the rule, but breakers are disregarded, for too few may be asked
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -39,6 +49,9 @@ DEFAULT_GROUP = "default"
 DEFAULT_WEIGHT = 100
 
 Strategy = Literal["round_robin", "least_outstanding", "prefix"]
+Why = Literal["only", "round_robin", "least_outstanding", "prefix", "spill", "panic"]
+WhyNot = Literal["has just failed", "not ready", "draining", "breaker open", "too busy"]
+PassedBy = tuple[tuple[str, WhyNot], ...]  # names of replicas
 
 
 class Candidate(Protocol):
@@ -57,6 +70,7 @@ class Candidate(Protocol):
 
 
 C = TypeVar("C", bound=Candidate)
+Choice = tuple[C, Why, PassedBy]
 
 
 class Group(Generic[C]):
@@ -105,15 +119,15 @@ class Routing:
 
     def choose(
         self, groups: Sequence[Group[C]], now: float, affinity: Affinity | None = None, avoid: C | None = None
-    ) -> C:
-        """Return a replica, never `avoid`. Raises `EngineUnavailable`."""
+    ) -> Choice[C]:
+        """Choose a replica, never `avoid`. Raises `EngineUnavailable`."""
         if len(groups) == 1 and len(groups[0].replicas) == 1 and _is_up(groups[0].replicas[0], avoid):
-            return groups[0].replicas[0]  # the usual case: there is nothing to choose
+            return groups[0].replicas[0], "only", ()  # the usual case: there is nothing to choose
         conversation = affinity.number if affinity is not None and affinity.conversation else None
         if len(groups) > 1:
             groups = _serving_first(in_order(groups, affinity.number if affinity is not None else 0), now, avoid)
         for group in groups:
-            chosen: C | None = self._choose(group, now, conversation, avoid)
+            chosen: Choice[C] | None = self._choose(group, now, conversation, avoid)
             if chosen is not None:
                 return chosen
         raise EngineUnavailable(
@@ -132,25 +146,33 @@ def _serving_first(groups: list[Group[C]], now: float, avoid: C | None) -> list[
     return groups
 
 
-def round_robin(group: Group[C], now: float, conversation: int | None, avoid: C | None) -> C | None:
+def passed_by(replicas: Iterable[Candidate], now: float, avoid: Candidate | None) -> PassedBy:
+    """Those that may not be asked, and why; at most a window of them."""
+    told = ((replica.name, _why_not(replica, now, avoid)) for replica in replicas)
+    return tuple(islice(((name, why) for name, why in told if why is not None), WINDOW))
+
+
+def round_robin(group: Group[C], now: float, conversation: int | None, avoid: C | None) -> Choice[C] | None:
     """The next in turn."""
-    return _in_turn(group, now, avoid, itemgetter(0))
+    return _in_turn(group, now, avoid, itemgetter(0), "round_robin")
 
 
-def least_outstanding(group: Group[C], now: float, conversation: int | None, avoid: C | None) -> C | None:
+def least_outstanding(group: Group[C], now: float, conversation: int | None, avoid: C | None) -> Choice[C] | None:
     """The least busy."""
-    return _in_turn(group, now, avoid, _least_busy)
+    return _in_turn(group, now, avoid, _least_busy, "least_outstanding")
 
 
-def prefix(group: Group[C], now: float, conversation: int | None, avoid: C | None) -> C | None:
+def prefix(group: Group[C], now: float, conversation: int | None, avoid: C | None) -> Choice[C] | None:
     """The conversation's own, or the next on the ring that is eligible and not over its bound."""
     if conversation is not None:
         seen, panic = _eligible(group.window(), now, avoid)
         bound = max(BOUND * sum([replica.load for replica in seen]) / max(len(seen), 1), FLOOR_TOKENS)
+        first: C | None = None
         for index in group.ring.walk(conversation, STEPS):
             replica = group.replicas[index]
+            first = first or replica
             if replica.load <= bound and _is_up(replica, avoid) and (panic or replica.breaker.may_ask(now)):
-                return replica
+                return (replica, "prefix", ()) if replica is first else (replica, "spill", _spilt(first, now, avoid))
     return least_outstanding(group, now, conversation, avoid)
 
 
@@ -162,16 +184,22 @@ _CHOOSERS: dict[Strategy, Chooser] = {
 }
 
 
-def _in_turn(group: Group[C], now: float, avoid: C | None, pick: Callable[[list[C]], C]) -> C | None:
+def _in_turn(group: Group[C], now: float, avoid: C | None, pick: Callable[[list[C]], C], rule: Why) -> Choice[C] | None:
     """Pick one of the first window that has any eligible, and go on behind it next time."""
     for _ in range(0, len(group.replicas), WINDOW):
         window = group.window()
-        eligible, _ = _eligible(window, now, avoid)
+        eligible, panic = _eligible(window, now, avoid)
         if eligible:
             chosen = pick(eligible)
             group.turn = (group.turn - len(window) + window.index(chosen) + 1) % len(group.replicas)
-            return chosen
+            if len(eligible) == len(window):
+                return chosen, rule if len(window) > 1 else "only", ()
+            return chosen, "panic" if panic else rule, passed_by(window, now, avoid)
     return None
+
+
+def _spilt(own: Candidate, now: float, avoid: Candidate | None) -> PassedBy:
+    return ((own.name, _why_not(own, now, avoid) or "too busy"),)
 
 
 def _least_busy(replicas: list[C]) -> C:
@@ -188,3 +216,13 @@ def _eligible(window: Sequence[C], now: float, avoid: C | None) -> tuple[list[C]
 
 def _is_up(replica: Candidate, avoid: Candidate | None) -> bool:
     return replica.ready and not replica.draining and replica is not avoid
+
+
+def _why_not(replica: Candidate, now: float, avoid: Candidate | None) -> WhyNot | None:
+    if replica is avoid:
+        return "has just failed"
+    if not replica.ready:
+        return "not ready"
+    if replica.draining:
+        return "draining"
+    return None if replica.breaker.may_ask(now) else "breaker open"

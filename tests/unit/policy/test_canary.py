@@ -24,7 +24,7 @@ def groups_of(**weights: int) -> list[Group[Candidate]]:
 def homes(groups: list[Group[Candidate]], rule: Strategy = "prefix", *, conversation: bool = True) -> list[str]:
     """The group that each of 10,000 keys is served by."""
     routing = Routing(rule)
-    return [routing.choose(groups, 1.0, Affinity(key, conversation)).name.partition("-")[0] for key in KEYS]
+    return [routing.choose(groups, 1.0, Affinity(key, conversation))[0].name.partition("-")[0] for key in KEYS]
 
 
 def shares(of: list[str]) -> dict[str, float]:
@@ -46,7 +46,7 @@ def test_raising_a_weight_moves_keys_into_its_group_only(weights: list[int], mor
     routing = Routing("least_outstanding")
 
     def home(key: int) -> str:
-        return routing.choose(groups, 1.0, Affinity(key, True)).name.partition("-")[0]
+        return routing.choose(groups, 1.0, Affinity(key, True))[0].name.partition("-")[0]
 
     before = [home(key) for key in KEYS[:300]]
     groups[0].weight += more
@@ -63,8 +63,8 @@ def test_a_canary_that_grows_from_5_to_10_of_100_loses_nobody() -> None:
 def test_where_a_key_lives_does_not_tell_its_replica() -> None:
     groups = groups_of(stable=50, canary=50)
     routing = Routing("prefix")
-    found = Counter(routing.choose(groups, 1.0, Affinity(key, True)).name for key in KEYS)
-    alone = Counter(routing.choose(groups[:1], 1.0, Affinity(key, True)).name for key in KEYS)
+    found = Counter(routing.choose(groups, 1.0, Affinity(key, True))[0].name for key in KEYS)
+    alone = Counter(routing.choose(groups[:1], 1.0, Affinity(key, True))[0].name for key in KEYS)
     for name, count in alone.items():
         assert found[name] == pytest.approx(count / 2, rel=0.1)
 
@@ -106,12 +106,12 @@ def test_a_retry_leaves_a_group_of_one_for_another() -> None:
     only = groups[1].replicas[0]
     groups[1] = Group([only], "canary", 50)
     routing = Routing("prefix")
-    assert all(routing.choose(groups, 1.0, Affinity(key, True), avoid=only) is not only for key in KEYS[:100])
+    assert all(routing.choose(groups, 1.0, Affinity(key, True), avoid=only)[0] is not only for key in KEYS[:100])
 
 
 def test_choosing_a_group_does_not_disturb_turns_within_it() -> None:
     groups = [Group([Candidate(f"a-{n}") for n in range(34)], "a", 1), Group([Candidate("b-0")], "b", 0)]
     routing = Routing("round_robin")
-    found = Counter(routing.choose(groups, 1.0, Affinity(key, True)).name for key in KEYS[:68])
+    found = Counter(routing.choose(groups, 1.0, Affinity(key, True))[0].name for key in KEYS[:68])
     assert set(found.values()) == {2}
     assert len(found) == 34
