@@ -1,6 +1,7 @@
 """`docs/reference/metrics.md`."""
 
-from forebay.telemetry.catalogue import CATALOGUE
+from forebay.monitoring.uses import shown
+from forebay.telemetry.catalogue import CATALOGUE, Metric
 
 HEADER = """\
 <!-- Generated from the code: `make generate`. -->
