@@ -27,6 +27,7 @@ from forebay.engines.watch import watch_work
 from forebay.failures import Failure
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import watch_engines
+from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
 from forebay.upstream.pool import Address, UpstreamPool
@@ -159,12 +160,14 @@ class AgentServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         agent = self._agent
+        lag = asyncio.create_task(watch_lag(agent.metrics))
         running = asyncio.create_task(agent.supervisor.run())
         running.add_done_callback(lambda _: agent.ending.begun.set())  # by itself only by a bug, raised below
         await agent.ending.begun.wait()
         await agent.drain()
         agent.supervisor.stop()
         await running
+        lag.cancel()
         await agent.end()
 
 

@@ -204,6 +204,7 @@ class RateLimited(Refusal):
     """More requests in a minute, or at once, than this caller may make; try again after `retry-after` seconds."""
 
     status, type, code = 429, "requests", "rate_limit_exceeded"
+    limit: tuple[str, str] | None = None  # which, and whose: as metrics name them
     also: ClassVar[dict[str, str]] = {
         "too_many_batches": "As many of this tenant's batches as may are not over; wait for one's end."
     }

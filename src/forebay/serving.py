@@ -28,14 +28,16 @@ async def serve_engines(
     on_ready: Callable[[], None],
     loader: Loader | None = None,
     database: Database | None = None,
+    metrics_at: socket.socket | None = None,
 ) -> None:
     """Start an engine in each slot and serve over them until a signal; then drain, and end them.
 
     SIGHUP has the settings read again by `loader`, and begins a rollout to the slots that `read_slots` then tells.
-    Sockets are made in `directory`; `on_ready` is called each time an engine has joined.
+    Sockets are made in `directory`; `on_ready` is called each time an engine has joined; `metrics_at` is the bound
+    metrics port, where there is one.
     """
     gateway = Gateway(settings, writer, database=database)
-    server = GatewayServer(gateway)
+    server = GatewayServer(gateway, metrics_at)
     fleet = Fleet(gateway, directory, on_ready, server.stop)
     gateway.on_stall = fleet.stalled
     gateway.rollout = rollout = Rollout(fleet, read_slots)

@@ -35,6 +35,7 @@ class Running:
     gateway: Gateway
     server: GatewayServer
     log_file: Path
+    metrics_url: str
     _writer: LogWriter
     _serving: "asyncio.Task[None]"
 
@@ -50,7 +51,7 @@ class Running:
 
     def figures(self) -> dict[str, float]:
         """Its metrics, by name with labels as Prometheus's text has them."""
-        lines = generate_latest(self.gateway.metrics.registry).decode().splitlines()
+        lines = generate_latest(self.gateway.metrics.registry).decode().split("\n")[:-1]
         return {(pair := line.rsplit(" ", 1))[0]: float(pair[1]) for line in lines if not line.startswith("#")}
 
 
@@ -96,9 +97,12 @@ async def _serve(settings: Settings, sources: Sequence[Source], log_file: Path) 
     sock = listen(settings.host, settings.port)
     database = open_database(settings) if settings.uses_database else None
     gateway = Gateway(settings, writer, sources=sources, database=database)
-    server = GatewayServer(gateway)
+    metrics_at = listen(settings.metrics_address, settings.metrics_port) if settings.metrics_port is not None else None
+    metrics_url = f"http://127.0.0.1:{metrics_at.getsockname()[1]}" if metrics_at is not None else ""
+    server = GatewayServer(gateway, metrics_at)
     serving = asyncio.create_task(server.serve([sock]))
-    running = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway, server, log_file, writer, serving)
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    running = Running(url, gateway, server, log_file, metrics_url, writer, serving)
     try:
         yield running
     finally:

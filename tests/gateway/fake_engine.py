@@ -308,14 +308,15 @@ class FakeEngine:
             ("num_requests_running", "gauge", "", self.running),
             ("num_requests_waiting", "gauge", "", self.waiting),
             ("kv_cache_usage_perc", "gauge", "", min(self.running / 100, 1)),
-            ("prompt_tokens", "counter", "_total", self.prompt_tokens),
-            ("generation_tokens", "counter", "_total", self.generated),
-            ("request_success", "counter", "_total", done),
+            ("prompt_tokens_total", "counter", "", self.prompt_tokens),
+            ("generation_tokens_total", "counter", "", self.generated),
+            ("request_success_total", "counter", "", done),
             ("iteration_tokens_total", "histogram", "_sum", self.generated),
-            ("iteration_tokens_total", "histogram", "_count", self.generated),
+            ("iteration_tokens_total", "", "_count", self.generated),
         )
         return "".join(
-            f"# HELP vllm:{name} .\n# TYPE vllm:{name} {kind}\nvllm:{name}{end}{labels} {value:.1f}\n"
+            (f"# HELP vllm:{name} .\n# TYPE vllm:{name} {kind}\n" if kind else "")
+            + f"vllm:{name}{end}{labels} {value:.1f}\n"
             for name, kind, end, value in figures
         )
 

@@ -155,3 +155,21 @@ async def test_no_key_is_in_the_process_list() -> None:
             shown = arguments.read()
         assert b"gateway" in shown
         assert b"sk-test" not in shown
+
+
+async def test_the_metrics_port_is_announced_and_a_taken_one_is_said_at_once() -> None:
+    async with FakeEngine() as engine, gateway_process(engine, "--metrics-port", "0") as (process, _):
+        assert process.stdout is not None
+        told = (await process.stdout.readline()).decode()
+        url = told.split()[-2]
+        assert told.startswith("forebay: metrics are at http://127.0.0.1:")
+        assert (await fetch(url.removesuffix("/metrics"), "GET", "/metrics", **AUTH)).status == 200
+        taken = url.removesuffix("/metrics").rsplit(":", 1)[1]
+        other = await asyncio.create_subprocess_exec(
+            *(FOREBAY, "gateway", "--upstream", engine.url, "--port", "0", "--metrics-port", taken),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await other.communicate()
+        assert other.returncode != 0
+        assert b"choose another --metrics-port" in said

@@ -272,3 +272,20 @@ async def test_the_admin_api_describes_itself_to_administrators_alone(start_gate
         assert (await admin(running, "GET", "/openapi.json", key="sk-test")).status == 403
         answer = await admin(running, "GET", "/keys")
         assert (answer.status, "keys_database" in error_of(answer)["message"]) == (404, True)
+
+
+async def test_metrics_tell_when_the_next_key_expires(
+    flags: dict[str, Any], database: Database, start_gateway: StartGateway
+) -> None:
+    store, now = Keys(database), datetime.now(UTC)
+    new_key(store)
+    late, soon = now + timedelta(days=9), now + timedelta(days=2)
+    new_key(store, expires_at=late)
+    revoked, _ = new_key(store, expires_at=now + timedelta(days=1))
+    new_key(store, expires_at=soon)
+    store.revoke(revoked.id, now.timestamp())
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        async with asyncio.timeout(5):
+            while "forebay_key_expiry_timestamp_seconds" not in running.figures():
+                await asyncio.sleep(0.01)
+        assert running.figures()["forebay_key_expiry_timestamp_seconds"] == pytest.approx(soon.timestamp())

@@ -8,7 +8,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from forebay.telemetry.metrics import Metrics
 
-PROBE_PATHS = frozenset({"/health", "/healthz", "/livez", "/health/ready", "/ready", "/readyz", "/metrics"})
+PROBE_PATHS = frozenset(
+    {"/health", "/healthz", "/livez", "/health/ready", "/ready", "/readyz", "/metrics", "/metrics/engines"}
+)
 
 
 class Role(Protocol):

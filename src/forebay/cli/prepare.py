@@ -4,9 +4,11 @@ import contextlib
 import resource
 import socket
 
+import typer
+
 from forebay.cli.options import fail
 from forebay.config.settings import Settings
-from forebay.listening import listen
+from forebay.listening import listen, url_of
 from forebay.store.database import Database, DatabaseError, open_database
 from forebay.telemetry.logging import LogWriter, start_logging
 
@@ -19,6 +21,16 @@ def prepare(settings: Settings, host: str, port: int, flag: str = "--port") -> t
         return sock, start_logging(settings)
     except OSError as failure:
         fail(f"log_file: cannot open {settings.log_file}: {failure.strerror}")
+
+
+def metrics_socket(settings: Settings) -> socket.socket | None:
+    """The metrics port, bound, where one is asked for; ends the process where it cannot be."""
+    if settings.metrics_port is None:
+        return None
+    sock = bind(settings.metrics_address, settings.metrics_port, "--metrics-port")
+    url = url_of(settings.metrics_address, sock.getsockname()[1], secure=settings.tls_cert_file is not None)
+    typer.echo(f"forebay: metrics are at {url}/metrics too")
+    return sock
 
 
 def keys_database(settings: Settings) -> Database | None:

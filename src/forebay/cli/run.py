@@ -9,7 +9,7 @@ import typer
 import uvloop
 
 from forebay.cli.options import fail
-from forebay.cli.prepare import keys_database, prepare
+from forebay.cli.prepare import keys_database, metrics_socket, prepare
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader
 from forebay.gateway.build import Gateway
@@ -26,12 +26,13 @@ def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -
     database = keys_database(settings)
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
+    metrics_at = metrics_socket(settings)
 
     async def run() -> None:
         gateway = Gateway(settings, writer, sources=sources, database=database)
         gateway.reloading = Reloading(gateway, loader)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloading.begin)
-        await GatewayServer(gateway).serve([sock])
+        await GatewayServer(gateway, metrics_at).serve([sock])
 
     try:
         uvloop.run(run())

@@ -22,7 +22,7 @@ from forebay.cli.choose import (
     with_engine_args,
 )
 from forebay.cli.options import fail, with_settings_options
-from forebay.cli.prepare import keys_database, prepare
+from forebay.cli.prepare import keys_database, metrics_socket, prepare
 from forebay.cli.run import announce_address, base_url
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader, SettingsError
@@ -119,12 +119,15 @@ def _run(
     directory.mkdir(parents=True, exist_ok=True)
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
+    metrics_at = metrics_socket(settings)
     names = list(dict.fromkeys(slot.make_spec("", "").served_model for slot in slots))
     what = "the engine" if len(slots) == 1 else f"{len(slots)} engines"
     typer.echo(f"forebay: starting {what} for {', '.join(names)}; this can take minutes")
     say_ready = once(lambda: _say_ready(base_url(settings, sock), names, settings, shown_key))
     try:
-        uvloop.run(serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready, loader, database))
+        uvloop.run(
+            serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready, loader, database, metrics_at)
+        )
     except KeySetError as wrong:
         fail(f"jwks: {wrong}")
     except NoSpool as wrong:

@@ -69,6 +69,25 @@ class Settings(
         """Whether callers must say who they are."""
         return bool(self.api_keys) or self.uses_database or self.uses_tokens
 
+    @property
+    def metrics_address(self) -> str:
+        """Where the metrics port listens."""
+        return self.metrics_host or self.host
+
+    @model_validator(mode="after")
+    def _refuse_an_open_metrics_port(self) -> Self:
+        if self.metrics_port is None:
+            if self.metrics_host is not None or self.metrics_port_public:
+                raise ValueError("metrics_port: is not set, so nothing listens at metrics_host")
+            return self
+        said_so = self.metrics_port_public or self.metrics_public or self.allow_anonymous
+        if not self.asks_for_keys and self.metrics_address not in LOOPBACK_HOSTS and not said_so:
+            raise ValueError(
+                f"metrics_host: listening on {self.metrics_address} without a key would show the metrics to anybody; "
+                "set API_KEYS, name a loopback address, or say --metrics-port-public"
+            )
+        return self
+
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> Self:
         if not self.asks_for_keys and self.host not in LOOPBACK_HOSTS and not self.allow_anonymous:

@@ -11,7 +11,20 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import about, admin, batches, conversations, debug, files, health, keys, models, native, usage
+from forebay.api import (
+    about,
+    admin,
+    batches,
+    conversations,
+    debug,
+    engine_metrics,
+    files,
+    health,
+    keys,
+    models,
+    native,
+    usage,
+)
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -24,7 +37,8 @@ log = logging.getLogger("forebay.access")
 
 OPEN = (health.router, about.router)
 INFERENCE = (models.router, native.router, conversations.router, files.router, batches.router)
-KEYED = (*INFERENCE, health.metrics_router)  # metrics may be opened: `metrics_public`
+METRICS = (health.metrics_router, engine_metrics.router)  # may be opened: `metrics_public`
+KEYED = (*INFERENCE, *METRICS)
 ADMIN = (admin.router, keys.router, usage.router, debug.router)
 
 
@@ -33,42 +47,23 @@ def make_app(gateway: "Gateway") -> FastAPI:
     app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = app.state.role = gateway
     app.state.started_at = monotonic()
+    app.state.relayed = RELAYED_PATHS
     app.state.about = about.About((*OPEN, *KEYED))
-
-    def needs(scope: str) -> list[Any]:
-        """What lets a request through if its key has a scope; nobody is an administrator without saying who."""
-
-        async def admit(request: Request) -> None:
-            auth = gateway.pipeline.auth  # looked up each time: a reload puts another in its place
-            credentials = _credentials(request)
-            if scope == "admin":  # nobody is anonymous there
-                who = auth.recognise(presented(*credentials), time())
-            else:
-                who = auth.authenticate(*credentials, time())
-            principal = who if isinstance(who, Principal) else settled(await who, time())
-            require(principal, scope)
-            request.state.principal = principal
-
-        return [Depends(admit)]
-
-    callers, administrators = needs("inference"), needs("admin")
+    callers, administrators = _needs(gateway, "inference"), _needs(gateway, "admin")
     app.state.admit = {
         "inference": callers[0].dependency,
         "admin": administrators[0].dependency,
     }  # before a body is read
-    metrics_need = [] if gateway.settings.metrics_public else needs("metrics")
+    metrics_need = [] if gateway.settings.metrics_public else _needs(gateway, "metrics")
     for router in OPEN:
         app.include_router(router)
     for router in INFERENCE:
         app.include_router(router, dependencies=callers)
-    app.include_router(health.metrics_router, dependencies=metrics_need)
+    for router in METRICS:
+        app.include_router(router, dependencies=metrics_need)
     for router in ADMIN:
         app.include_router(router, dependencies=administrators)
-    app.add_exception_handler(Refusal, _answer_refusal)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(RequestValidationError, _answer_wrong_body)
-    app.add_exception_handler(Exception, _answer_bug)
-    app.add_middleware(_RequestId, gateway=gateway)
+    _answer_as_elsewhere(app, gateway)
     if gateway.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -86,6 +81,46 @@ def make_app(gateway: "Gateway") -> FastAPI:
             expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry", "x-forebay-cache"],
         )
     return app
+
+
+def make_metrics_app(gateway: "Gateway") -> FastAPI:
+    """What is served on the metrics port: health and metrics alone."""
+    app = FastAPI(title="Forebay's metrics", version=__version__, redirect_slashes=False, openapi_url=None)
+    app.state.gateway = app.state.role = gateway
+    app.state.relayed = frozenset()
+    settings = gateway.settings
+    is_open = settings.metrics_public or settings.metrics_port_public
+    app.include_router(health.router)
+    for router in METRICS:
+        app.include_router(router, dependencies=[] if is_open else _needs(gateway, "metrics"))
+    _answer_as_elsewhere(app, gateway)
+    return app
+
+
+def _needs(gateway: "Gateway", scope: str) -> list[Any]:
+    """What lets a request through if its key has a scope; nobody is an administrator without saying who."""
+
+    async def admit(request: Request) -> None:
+        auth = gateway.pipeline.auth  # looked up each time: a reload puts another in its place
+        credentials = _credentials(request)
+        if scope == "admin":  # nobody is anonymous there
+            who = auth.recognise(presented(*credentials), time())
+        else:
+            who = auth.authenticate(*credentials, time())
+        principal = who if isinstance(who, Principal) else settled(await who, time())
+        require(principal, scope)
+        request.state.principal = principal
+
+    return [Depends(admit)]
+
+
+def _answer_as_elsewhere(app: FastAPI, gateway: "Gateway") -> None:
+    """Errors in our form, and every answer with its request id."""
+    app.add_exception_handler(Refusal, _answer_refusal)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_wrong_body)
+    app.add_exception_handler(Exception, _answer_bug)
+    app.add_middleware(_RequestId, gateway=gateway)
 
 
 class _RequestId:
@@ -153,8 +188,9 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     """Starlette's own errors: unknown path, wrong method. A relayed path is only here for its method."""
     assert isinstance(error, HTTPException)
     path = request.scope["raw_path"].decode("ascii")
-    if error.status_code == 405 or path in RELAYED_PATHS:
-        allowed = "POST" if path in RELAYED_PATHS else (error.headers or {}).get("allow", "GET")
+    relayed = path in request.app.state.relayed
+    if error.status_code == 405 or relayed:
+        allowed = "POST" if relayed else (error.headers or {}).get("allow", "GET")
         headers = ((b"allow", allowed.encode()),)
         return _refusal_response(request, MethodNotAllowed(f"Use {allowed} here.", headers=headers))
     if error.status_code == 404:

@@ -11,6 +11,7 @@ from forebay.config.settings import Settings
 from forebay.gateway.batching import Batching
 from forebay.gateway.caching import Caching
 from forebay.gateway.cors import lines_by_origin
+from forebay.gateway.engine_metrics import EngineMetrics
 from forebay.gateway.figures import watch_figures
 from forebay.gateway.parts import (
     breaker_limits,
@@ -42,9 +43,11 @@ from forebay.store.ledger import open_ledger
 from forebay.store.tokens import Tokens
 from forebay.store.turns import Turns
 from forebay.telemetry.engines import EngineView
+from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
 from forebay.telemetry.recorder import Recorder
+from forebay.telemetry.tenants import TenantFigures
 from forebay.wire.headers import RequestIds, accepted_request_id
 
 log = logging.getLogger("forebay.gateway")
@@ -72,7 +75,8 @@ class Gateway:
         self.metrics = Metrics()
         self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
-        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally)
+        tenants = TenantFigures(settings.max_tenant_series)
+        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
@@ -106,7 +110,9 @@ class Gateway:
             default_max_tokens=settings.default_max_tokens,
         )
         self.batching = Batching(settings, database, self.pipeline, default) if database is not None else None
+        self.engine_metrics = EngineMetrics(self)
         self.connections: set[Any] = set()
+        self.watchers: set[Any] = set()  # connections to the metrics port
         self.outbox = Outbox()  # of all client connections
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
         self.date_line = b""
@@ -136,6 +142,7 @@ class Gateway:
             self.ledger.start()
             self._spawn(self.ledger.run())
         self._spawn(keep_time(self))
+        self._spawn(watch_lag(self.metrics))
         if self.reloading is not None:
             self._spawn(self.reloading.watch())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
@@ -198,7 +205,7 @@ class Gateway:
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
         pipeline.presets = tuning.presets
-        for connection in self.connections:
+        for connection in (*self.connections, *self.watchers):
             connection.change(settings)
 
     async def drained(self) -> None:

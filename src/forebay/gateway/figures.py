@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from forebay import __version__
+from forebay.gateway.certificate import expiry_of
 from forebay.policy.breaker import BreakerState
 from forebay.store.directory import KeyDirectory
 from forebay.store.ledger import Ledger
@@ -20,6 +21,7 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
     """Have the gateway's metrics read what they cannot be told as it happens."""
     metrics = gateway.metrics
     _watch_traffic(gateway)
+    _watch_tenants(gateway)
     _watch_replicas(gateway)
     _watch_cache(gateway)
     metrics.watch(metric.CONFIG_RELOADS, lambda: _reloads(gateway))
@@ -35,6 +37,8 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
         metrics.watch(metric.BUDGETS_UNKNOWN, lambda: [((), seeded.unknown)])
     metrics.watch(metric.BUILD, lambda: [((__version__,), 1)])
     watch_engines(metrics, gateway.engines)
+    if (file := gateway.settings.tls_cert_file) is not None and (expiry := expiry_of(file)) is not None:
+        metrics.watch(metric.CERTIFICATE_EXPIRY, lambda: [((), expiry)])
     if gateway.keys is not None:
         _watch_keys(metrics, gateway.keys)
     if gateway.ledger is not None:
@@ -61,11 +65,35 @@ def _watch_traffic(gateway: "Gateway") -> None:
     watch(metric.CONNECTIONS, lambda: [((), len(gateway.connections))])
 
 
+def _watch_tenants(gateway: "Gateway") -> None:
+    watch, tenants, lines = gateway.metrics.watch, gateway.recorder.tenants, gateway.pipeline.admission.lines
+    watch(metric.TENANT_REQUESTS, lambda: [((name,), one.requests) for name, one in tenants.all()])
+    watch(metric.TENANT_REFUSALS, lambda: [((name,), one.refusals) for name, one in tenants.all()])
+    watch(
+        metric.TENANT_TOKENS,
+        lambda: [
+            ((name, direction), tokens)
+            for name, one in tenants.all()
+            for direction, tokens in (("in", one.prompt_tokens), ("out", one.tokens))
+        ],
+    )
+    watch(
+        metric.TENANT_QUEUE,
+        lambda: [
+            ((name,), number)
+            for name, number in tenants.of_waiting(
+                pair for line in lines.values() for pair in line.queue.waiting()
+            ).items()
+        ],
+    )
+
+
 def _watch_replicas(gateway: "Gateway") -> None:
     watch, replicas, membership = gateway.metrics.watch, gateway.replicas, gateway.membership
     watch(metric.REPLICA_READY, lambda: [((r.name,), r.ready) for r in replicas])
     watch(metric.REPLICA_IN_FLIGHT, lambda: [((r.name,), r.in_flight) for r in replicas])
     watch(metric.REPLICA_LOAD, lambda: [((r.name,), r.load) for r in replicas])
+    watch(metric.UNREAD_METRICS, lambda: [((r.name,), r.metrics_failures) for r in replicas])
     watch(metric.STALLS, lambda: [((r.name,), r.stalls) for r in replicas])
     watch(metric.DISCOVERY_ENDPOINTS, lambda: [((s.name,), n) for s, n in membership.found()])
     watch(metric.DISCOVERY_FAILURES, lambda: [((s.name,), s.outage.failures) for s, _ in membership.found()])
@@ -97,6 +125,7 @@ def _watch_shared_limits(metrics: Metrics, counts: SharedLimits) -> None:
 
 def _watch_keys(metrics: Metrics, keys: KeyDirectory) -> None:
     metrics.watch(metric.KEYS_DATABASE_UP, lambda: [((), not keys.away)])
+    metrics.watch(metric.KEY_EXPIRY, lambda: [((), keys.next_expiry)] if keys.next_expiry is not None else [])
     metrics.watch(metric.KEYS_KNOWN, lambda: [((), len(keys.known))])
     metrics.watch(
         metric.KEY_LOOKUPS,

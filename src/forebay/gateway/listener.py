@@ -13,6 +13,7 @@ import uvicorn
 from forebay.ending import Ending
 from forebay.gateway.app import make_app
 from forebay.gateway.build import Gateway
+from forebay.gateway.metrics_port import MetricsPort
 from forebay.gateway.server import ClientConnection
 
 log = logging.getLogger("forebay.gateway")
@@ -27,7 +28,7 @@ class GatewayServer(uvicorn.Server):
     finish for `drain_timeout_s`, then gets an error. A second signal skips the waiting.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, metrics_socket: socket.socket | None = None) -> None:
         settings = gateway.settings
         super().__init__(
             uvicorn.Config(
@@ -45,6 +46,7 @@ class GatewayServer(uvicorn.Server):
         )
         self._gateway = gateway
         self._ending = Ending()
+        self._metrics_port = MetricsPort(gateway, metrics_socket) if metrics_socket is not None else None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._ending.on_signal(sig, frame)
@@ -56,6 +58,8 @@ class GatewayServer(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._ending.enter()
         self._gateway.start(self.server_state.connections)
+        if self._metrics_port is not None:
+            await self._metrics_port.start()
         await super().serve(sockets)
 
     async def main_loop(self) -> None:
@@ -78,4 +82,6 @@ class GatewayServer(uvicorn.Server):
                 await asyncio.wait_for(gateway.drained(), FLUSH_S)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        if self._metrics_port is not None:
+            self._metrics_port.stop()
         await gateway.stop()

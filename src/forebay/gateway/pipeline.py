@@ -35,6 +35,7 @@ from forebay.refusals import (
     InternalError,
     ModelNotFound,
     NotFound,
+    RateLimited,
     Refusal,
     UnsupportedMediaType,
 )
@@ -229,6 +230,8 @@ class Pipeline:
     def refuse(self, exchange: Exchange, refusal: Refusal, now: float) -> None:
         """Answer with an error, nothing having been sent, and end the exchange."""
         exchange.error_code = refusal.code
+        if isinstance(refusal, RateLimited):
+            exchange.limit_hit = refusal.limit
         body = error_body(refusal, exchange.route.dialect, exchange.request_id)
         exchange.client.respond(
             exchange, refusal.status, b"application/json", body, error_headers(refusal), close=refusal.close

@@ -54,7 +54,9 @@ class Relay(Sending):
         self._json = content_type.startswith(b"application/json")
         if status == 200 and content_type.startswith(b"text/event-stream"):
             self._splitter = EventSplitter(self._pipeline.relay_limits.max_event_bytes)
-            if self._continuation is None and self._exchange.resumable:
+            if self._continuation is not None:
+                self._exchange.resumes += 1
+            elif self._exchange.resumable:
                 self._transcript = Transcript(chat=self._exchange.route.chat)
         if self._paused and self._connection is not None:
             self._connection.pause()

@@ -61,6 +61,8 @@ class _AnsweredAndClosing(Exception):
 class ClientConnection(Answering):
     """See the module's text. `current` is the request being answered; `_waiting` are those behind it."""
 
+    find_route = staticmethod(find_route)
+
     def __init__(
         self,
         gateway: "Gateway",
@@ -209,7 +211,7 @@ class ClientConnection(Answering):
         method, version = self.parser.get_method(), self.parser.get_http_version()
         fields, self.headers = self.headers, []  # what `on_header` is given from here on are trailers: dropped
         headers = dict(fields)
-        route = find_route(method, self.url)
+        route = self.find_route(method, self.url)
         if route is None:
             check_line(method, self.url, version)
         elif version != "1.1":

@@ -20,7 +20,8 @@ async def keep_time(gateway: "Gateway") -> None:
         gateway.default_headers = [(b"date", date)]
         now = monotonic()
         gateway.pipeline.sweep(now)
-        for connection in list(gateway.connections):
+        gateway.recorder.tenants.turn(now)
+        for connection in [*gateway.connections, *gateway.watchers]:
             connection.check(now)
         for replica in gateway.replicas:
             replica.upstream.close_idle()

@@ -13,6 +13,7 @@ entry found at the top is put right there; the rare one that falls is entered an
 
 from bisect import insort
 from collections import OrderedDict
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from math import inf
@@ -177,6 +178,12 @@ class FairQueue(Generic[T]):
             insort(self._classes, found)
         found.push(tenant, item, next(self._arrivals))
         self.size += 1
+
+    def waiting(self) -> Iterator[tuple[str, int]]:
+        """Each tenant that has something waiting, and how much; once a class."""
+        for one in self._classes:
+            for tenant, lane in one.lanes.items():
+                yield tenant.name, len(lane.items)
 
     def pop(self) -> T:
         """Take out whoever is next; there must be somebody."""

@@ -278,11 +278,14 @@ def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes) -> Refusal
     told = f"The limit of {_WHAT[kind].format(most=most)} for {subject} is reached."
     headers = (*(_pair(line) for line in lines.splitlines()), (b"cache-control", b"no-store"))
     if kind in ("day", "month"):
-        return InsufficientQuota(f"{told} It begins anew with the next {kind}.", retry_after_s=60, headers=headers)
-    told = f"{told} Try again in {go_duration(wait_s).decode()}."
-    if kind == "tokens":
-        return TokensLimited(told, retry_after_s=wait_s, headers=headers)
-    return RateLimited(told, retry_after_s=wait_s, headers=headers)
+        told = f"{told} It begins anew with the next {kind}."
+        refusal: RateLimited = InsufficientQuota(told, retry_after_s=60, headers=headers)
+    else:
+        told = f"{told} Try again in {go_duration(wait_s).decode()}."
+        of_kind = TokensLimited if kind == "tokens" else RateLimited
+        refusal = of_kind(told, retry_after_s=wait_s, headers=headers)
+    refusal.limit = (kind, account.name.partition(":")[0])
+    return refusal
 
 
 def requests_lines(most: int, left: int, reset: bytes) -> bytes:

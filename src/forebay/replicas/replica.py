@@ -39,6 +39,7 @@ class Replica:
     suspect: bool = False
     cpu_seconds: Callable[[], float] | None = field(default=None, repr=False)
     stalls: int = 0
+    metrics_failures: int = 0
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
     def acquire(self, now: float, cost: int) -> Lease:

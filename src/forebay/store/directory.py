@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import time
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from forebay.policy.auth import UNLIMITED, Found, KeyLimits, Principal, not_ours
@@ -32,6 +32,7 @@ from forebay.store.tables import changes, keys, tenants
 log = logging.getLogger("forebay.keys")
 
 POLL_EVERY_S = 1.0
+EXPIRY_EVERY_S = 60.0
 MOST_CHANGES = 1000  # more at once, and everything is forgotten
 MOST_WAITING = 1000
 MMAP_BYTES = 1 << 30
@@ -45,6 +46,7 @@ class KeyDirectory:
     def __init__(self, database: Database, size: int, default: KeyLimits) -> None:
         self.known = Known(size)
         self.found = self.unknown = self.failed = 0
+        self.next_expiry: float | None = None  # of a key that still opens, as wall-clock seconds
         self.away = ""  # why the database cannot be reached; empty while it can
         self._database = database
         self._default = default
@@ -55,6 +57,7 @@ class KeyDirectory:
         self._most_tenants = size
         self._followers = [self.known]
         self._number = -1  # of the latest change that is taken in
+        self._expiry_read_at = 0.0
 
     def __repr__(self) -> str:
         return f"<KeyDirectory {self.known!r} change={self._number} {'away' if self.away else 'up'}>"
@@ -168,6 +171,7 @@ class KeyDirectory:
         while True:
             try:
                 news = await loop.run_in_executor(self._threads, self._changes_since, self._number)
+                await self._follow_expiry(time())
             except SQLAlchemyError as failure:
                 self._unavailable(why(failure))
             else:
@@ -185,6 +189,19 @@ class KeyDirectory:
             )
             of_keys, of_tenants = (list(connection.execute(one).scalars()) for one in changed)
             return number, of_keys, of_tenants
+
+    async def _follow_expiry(self, wall: float) -> None:
+        """Which key expires next is looked up once a minute: it is for those who look after keys, and costs a scan."""
+        if wall - self._expiry_read_at >= EXPIRY_EVERY_S:
+            self._expiry_read_at = wall
+            read = self._read_next_expiry
+            self.next_expiry = await asyncio.get_running_loop().run_in_executor(self._threads, read, wall)
+
+    def _read_next_expiry(self, wall: float) -> float | None:
+        opens = keys.c.revoked_at.is_(None) & (keys.c.expires_at > wall)
+        with self._database.engine.connect() as connection:
+            found: float | None = connection.execute(select(func.min(keys.c.expires_at)).where(opens)).scalar_one()
+            return found
 
     def _take_in(self, number: int, of_keys: list[str], of_tenants: list[str]) -> None:
         if self.away:

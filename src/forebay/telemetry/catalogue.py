@@ -1,4 +1,7 @@
-"""EVERY metric that Forebay exports: name, kind, labels, buckets, meaning. Data only; nothing is named elsewhere."""
+"""EVERY metric that Forebay exports: name, kind, labels, buckets, meaning. Data only; nothing is named elsewhere.
+
+What is a rate has no metric of its own: tokens a second are `rate(forebay_completion_tokens_total[1m])`, and so on.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,17 +11,32 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `name` carries its unit (`_seconds`, `_bytes`, `_tokens`); counters end in `_total`."""
+    """One metric. `name` carries its unit (`_seconds`, `_bytes`, `_tokens`); counters end in `_total`.
+
+    Each is shown in a panel or used by an alert (`monitoring/`), but one that is not `public`: that is for those who
+    look into Forebay itself.
+    """
 
     name: str
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    public: bool = True
+
+    @property
+    def unit(self) -> str:
+        """What it is measured in, as its name says; empty for what is just counted."""
+        last = self.name.removesuffix("_total").rpartition("_")[2]
+        return last if last in UNITS else ""
+
+
+UNITS = frozenset({"seconds", "bytes", "tokens", "ratio", "celsius", "watts"})
 
 
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 TTFT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 REQUESTS = Metric("forebay_requests_total", "counter", "Requests answered, by status.", ("endpoint", "model", "status"))
@@ -71,6 +89,12 @@ TAKEOVERS = Metric(
     "Requests that another replica took over from one that died or stalled, streams midway included.",
     ("endpoint",),
 )
+RESUMES = Metric(
+    "forebay_resumes_total",
+    "counter",
+    "Streams that another replica went on with after some of it had reached the client; each is a takeover as well.",
+    ("endpoint",),
+)
 CACHE_REQUESTS = Metric(
     "forebay_cache_requests_total",
     "counter",
@@ -115,6 +139,27 @@ QUEUE_REFUSALS = Metric(
     "Requests not let in: the queue full, the wait hopeless, the deadline passed, or way given to another tenant.",
     ("model", "reason"),
 )
+TENANT_REQUESTS = Metric(
+    "forebay_tenant_requests_total",
+    "counter",
+    "Requests of a tenant that are over. The `max_tenant_series` most active are named; all others are `other`.",
+    ("tenant",),
+)
+TENANT_TOKENS = Metric(
+    "forebay_tenant_tokens_total",
+    "counter",
+    "Tokens of a tenant's requests: those of prompts are `in`, generated ones `out`.",
+    ("tenant", "direction"),
+)
+TENANT_REFUSALS = Metric(
+    "forebay_tenant_refusals_total",
+    "counter",
+    "Requests of a tenant that were refused: as wrong, by a limit, by the queue, or for want of an engine.",
+    ("tenant",),
+)
+TENANT_QUEUE = Metric(
+    "forebay_tenant_queue_requests", "gauge", "Requests of a tenant that wait for a model's engines.", ("tenant",)
+)
 CONNECTIONS = Metric("forebay_connections", "gauge", "Client connections open.")
 REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in rotation.", ("replica",))
 REPLICA_IN_FLIGHT = Metric(
@@ -134,6 +179,12 @@ BREAKER_STATE = Metric(
 )
 STALLS = Metric(
     "forebay_replica_stalls_total", "counter", "Times a replica had work and made no progress.", ("replica",)
+)
+UNREAD_METRICS = Metric(
+    "forebay_replica_metrics_failures_total",
+    "counter",
+    "Times a replica's own metrics could not be read for /metrics/engines, in which they are missing then.",
+    ("replica",),
 )
 DISCOVERY_ENDPOINTS = Metric(
     "forebay_discovery_endpoints", "gauge", "Engines that the source names now, or named last.", ("source",)
@@ -166,6 +217,13 @@ WARMUP_CACHE_WARM = Metric(
     "1 if the engine's latest start found a compile cache that an earlier one had completed.",
     ("engine",),
 )
+LIMIT_REFUSALS = Metric(
+    "forebay_limit_refusals_total",
+    "counter",
+    "Requests refused by a limit: which (requests, tokens, concurrency, day, month), and whose (key, tenant, address, "
+    "all).",
+    ("limit", "scope"),
+)
 LIMITS_DEGRADED = Metric(
     "forebay_limits_degraded",
     "gauge",
@@ -194,6 +252,16 @@ KEYS_DATABASE_UP = Metric(
     "forebay_keys_database_up", "gauge", "1 while the keys' database can be reached; known keys work without it."
 )
 KEYS_KNOWN = Metric("forebay_keys_known", "gauge", "Keys of the database that are remembered.")
+KEY_EXPIRY = Metric(
+    "forebay_key_expiry_timestamp_seconds",
+    "gauge",
+    "When the next of the database's keys expires, as a Unix time; none where none will.",
+)
+CERTIFICATE_EXPIRY = Metric(
+    "forebay_tls_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "When the certificate of `tls_cert_file` expires, as a Unix time.",
+)
 KEY_LOOKUPS = Metric(
     "forebay_key_lookups_total",
     "counter",
@@ -218,6 +286,29 @@ USAGE_DROPPED = Metric(
 BATCHES = Metric("forebay_batches_running", "gauge", "Batches that this gateway is at.")
 BATCH_LINES = Metric(
     "forebay_batch_lines_total", "counter", "Lines of batches that are over: answered, or failed.", ("outcome",)
+)
+GPU_UTILIZATION = Metric(
+    "forebay_gpu_utilization_ratio", "gauge", "Share of the time that the GPU was busy, 0 to 1.", ("gpu", "name")
+)
+GPU_MEMORY_USED = Metric("forebay_gpu_memory_used_bytes", "gauge", "GPU memory in use.", ("gpu", "name"))
+GPU_MEMORY_TOTAL = Metric("forebay_gpu_memory_total_bytes", "gauge", "GPU memory that there is.", ("gpu", "name"))
+GPU_TEMPERATURE = Metric("forebay_gpu_temperature_celsius", "gauge", "The GPU's temperature.", ("gpu", "name"))
+GPU_POWER = Metric("forebay_gpu_power_watts", "gauge", "What the GPU draws.", ("gpu", "name"))
+GPU_ECC_ERRORS = Metric(
+    "forebay_gpu_ecc_errors_total",
+    "counter",
+    "Errors of the GPU's memory that could not be corrected, since it was reset.",
+    ("gpu", "name"),
+)
+GPU_XID_ERRORS = Metric(
+    "forebay_gpu_xid_errors_total", "counter", "Xid events: faults that the GPU's driver has reported.", ("gpu", "name")
+)
+LOOP_LAG = Metric(
+    "forebay_event_loop_lag_seconds",
+    "histogram",
+    "How late the event loop woke a task that sleeps: what everything waits that this process does.",
+    (),
+    LAG_S,
 )
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."

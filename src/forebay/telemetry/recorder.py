@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from forebay.policy.auth import Principal
 from forebay.policy.usage import Tally
 from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
+from forebay.telemetry.tenants import TenantFigures
 
 if TYPE_CHECKING:
     from forebay.gateway.exchange import Exchange
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("forebay.gateway")
 
 CLIENT_GONE = 499
+UNAVAILABLE = 503
 
 
 class AccessLine(msgspec.Struct, omit_defaults=True):
@@ -81,7 +84,14 @@ class _Series:
 class Recorder:
     """Told of each exchange's tokens and end. `writer` takes access lines and `tally` usage, None where it is off."""
 
-    def __init__(self, metrics: Metrics, writer: LogWriter | None, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        writer: LogWriter | None,
+        tally: Tally | None = None,
+        tenants: TenantFigures | None = None,
+    ) -> None:
+        self.tenants = tenants or TenantFigures(0)
         self._metrics = metrics
         self.writer = writer
         self._tally = tally
@@ -121,24 +131,31 @@ class Recorder:
             series.completion.value += usage.completion_tokens
         else:
             series.completion.value += exchange.events_out
-        if self._tally is not None and exchange.principal is not None:
-            failed = outcome == "failed" or outcome == "refused"
-            self._tally.add(
-                exchange.principal,
-                exchange.model,
-                usage,
-                exchange.events_out,
-                failed=failed,
-                replayed=exchange.cache_state == "hit",
-            )
+        if exchange.principal is not None:
+            self._of_principal(exchange.principal, exchange, outcome)
         if exchange.error_code:
             self._metrics.counter(metric.ERRORS, (exchange.route.name, exchange.error_code)).value += 1
         if exchange.attempts > 1:
             self._metrics.counter(metric.RETRIES, (exchange.route.name,)).value += exchange.attempts - 1
         if exchange.takeovers:
             self._metrics.counter(metric.TAKEOVERS, (exchange.route.name,)).value += exchange.takeovers
+            if exchange.resumes:
+                self._metrics.counter(metric.RESUMES, (exchange.route.name,)).value += exchange.resumes
+        if exchange.limit_hit is not None:
+            self._metrics.counter(metric.LIMIT_REFUSALS, exchange.limit_hit).value += 1
         if self.writer is not None:
             self.writer.write(_access_line(exchange, outcome, status, stream, now))
+
+    def _of_principal(self, principal: Principal, exchange: "Exchange", outcome: Outcome) -> None:
+        usage, replayed = exchange.usage, exchange.cache_state == "hit"
+        refused = outcome == "refused" or exchange.answer_status == UNAVAILABLE
+        if replayed:
+            self.tenants.ended(principal.tenant, None, 0, refused=False)
+        else:
+            self.tenants.ended(principal.tenant, usage, exchange.events_out, refused=refused)
+        if self._tally is not None:
+            failed = outcome == "failed" or outcome == "refused"
+            self._tally.add(principal, exchange.model, usage, exchange.events_out, failed=failed, replayed=replayed)
 
     def unreadable(self, refusal: "Refusal", address: str, request_id: str) -> None:
         """A connection was refused before any request on it could be told."""

@@ -79,16 +79,17 @@ async def _post(pool: UpstreamPool, line: str, timeout_s: float, key: str | None
 
 async def count_steps(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> float:
     """The engine's step counter, over all its cores. Raises `Failure` where it cannot be read."""
-    return _sum_of(STEP_COUNTER, await _read_metrics(pool, timeout_s, key))
+    return _sum_of(STEP_COUNTER, await read_metrics(pool, timeout_s, key))
 
 
 async def read_load(pool: UpstreamPool, timeout_s: float, key: str | None = None) -> Load:
     """The engine's work, over all its cores. Raises `Failure` where it cannot be read."""
-    body = await _read_metrics(pool, timeout_s, key)
+    body = await read_metrics(pool, timeout_s, key)
     return Load(_sum_of(RUNNING, body) + _sum_of(WAITING, body), _sum_of(STEP_COUNTER, body))
 
 
-async def _read_metrics(pool: UpstreamPool, timeout_s: float, key: str | None) -> bytes:
+async def read_metrics(pool: UpstreamPool, timeout_s: float, key: str | None) -> bytes:
+    """The engine's metrics, in Prometheus's text format if it is right. Raises `Failure`."""
     status, body = await fetch(pool, _request(pool, "GET /metrics", key), timeout_s)
     if status != 200:
         raise Failure("invalid", f"/metrics answered {status}")

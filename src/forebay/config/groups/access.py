@@ -51,7 +51,9 @@ class AccessSettings(Group):
         "Listen beyond loopback without any key. Anybody who reaches the port can use it.",
         roles=ALL,
     )
-    metrics_public: bool = setting(False, "Serve /metrics without a key.", aliases=("METRICS_PUBLIC",))
+    metrics_public: bool = setting(
+        False, "Serve /metrics and /metrics/engines without a key.", aliases=("METRICS_PUBLIC",)
+    )
 
     @property
     def key_rates(self) -> dict[str, int]:
