@@ -36,7 +36,9 @@ class Prometheus:
         """The names of the alerts that fire, each with the instance that it is about."""
         alerts = (await self.get("alerts"))["alerts"]
         return {
-            (one["labels"]["alertname"], one["labels"].get("instance", "")) for one in alerts if one["state"] == "firing"
+            (one["labels"]["alertname"], one["labels"].get("instance", ""))
+            for one in alerts
+            if one["state"] == "firing"
         }
 
     async def until_firing(self, name: str, instance: str = "", within_s: float = 30) -> float:

@@ -15,6 +15,7 @@ GATEWAY = {**JOB, "instance": "gw:8000"}
 REPLICA = {**GATEWAY, "replica": "http://engine:8000"}
 ENGINE = {**GATEWAY, "engine": "engine-0"}
 GPU = {**GATEWAY, "gpu": "0"}
+TENANT = {**JOB, "tenant": "acme"}
 MODEL = {**GATEWAY, "model": "m"}
 DAY_S = 86_400
 
@@ -97,7 +98,7 @@ def gpu(name: str, well: float, ill: float, nearly: float) -> Figure:
 
 
 def tenant(name: str, ill: float, nearly: float) -> Figure:
-    return counter(f"forebay_tenant_{name}_total", {**GATEWAY, "tenant": "acme"}, 1 * (name == "requests"), ill, nearly)
+    return counter(f"forebay_tenant_{name}_total", {**GATEWAY, **TENANT}, 1 * (name == "requests"), ill, nearly)
 
 
 CAUSES = [
@@ -121,7 +122,9 @@ CAUSES = [
     ),
     Case("LimitsHit", JOB, [ALL_REQUESTS, errors("rate_limit_exceeded", 8, 0.5)], by_s=25),
     Case("LimitsHit", JOB, [ALL_REQUESTS, errors("insufficient_quota", 8, 0.5)], by_s=25),
-    Case("TenantFlooding", {**JOB, "tenant": "acme"}, [tenant("requests", 50, 50), tenant("refusals", 45, 20)], by_s=25),
+    Case(
+        "TenantFlooding", {**JOB, "tenant": "acme"}, [tenant("requests", 50, 50), tenant("refusals", 45, 20)], by_s=25
+    ),
     Case(
         "EventLoopLag",
         GATEWAY,
@@ -168,7 +171,7 @@ CAUSES = [
         [counter("forebay_discovery_failures_total", {**GATEWAY, "source": "dns://e:1"}, 0, 0.2)],
         by_s=45,
     ),
-    Case("GPUMemoryFull", GPU, [gpu("memory_used_bytes", 90, 99, 95), gpu("memory_total_bytes", 100, 100, 100)], 65, 90),
+    Case("GPUMemoryFull", GPU, [gpu("memory_used_bytes", 90, 99, 95), gpu("memory_total_bytes", *[100] * 3)], 65, 90),
     Case("GPUHot", GPU, [gpu("temperature_celsius", 60, 90, 84)], 65, 90),
     *(
         Case(

@@ -16,7 +16,7 @@ def _lines(metric: Metric, scrape: int) -> list[str]:
     labels = [f'{label}="x"' for label in metric.labels]
     told = f"# TYPE {metric.name} {metric.kind}\n"
     if metric.kind != "histogram":
-        value = scrape if metric.kind == "counter" else 0.5
+        value = scrape if metric.kind == "counter" else 1
         return [told, f"{metric.name}{{{','.join(labels)}}} {value}\n"]
     bounds = [*map(str, metric.buckets), "+Inf"]
     buckets = [f'{metric.name}_bucket{{{",".join([*labels, f"""le="{le}" """.strip()])}}} {scrape}\n' for le in bounds]
@@ -33,7 +33,9 @@ async def stand_in(metrics: Sequence[Metric]) -> AsyncIterator[str]:
         await reader.readuntil(b"\r\n\r\n")
         scrapes += 1
         body = page(metrics, scrapes).encode()
-        head = f"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
         writer.write(head.encode() + body)
         await writer.drain()
         writer.close()

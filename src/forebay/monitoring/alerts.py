@@ -1,6 +1,7 @@
 """Alerts on causes: what is broken, so that within half a minute whoever looks knows where to.
 
-`lasts` is short where somebody is woken: with a scrape and an evaluation every 5 s, an engine that dies is told in 20 s.
+`lasts` is short where somebody is woken: with a scrape and an evaluation every 5 s, an engine that dies is told in
+20 s.
 Rates are over a minute, which takes a scrape every 15 s or more often.
 """
 
@@ -42,7 +43,7 @@ TRAFFIC = (
     Alert(
         "HighErrorRate",
         "critical",
-        "10s",
+        "5s",
         f"{_errors} / {_requests} > 0.05 and {_errors} > 0.05",
         "{{ $value | humanizePercentage }} of requests fail",
         "More than 5% of the requests of the last minute ended in a server error, cut streams included.",
@@ -67,7 +68,7 @@ TRAFFIC = (
     Alert(
         "LimitsHit",
         "warning",
-        "10s",
+        "5s",
         f"{_limited} / {_requests} > 0.1 and {_limited} > 0.5",
         "{{ $value | humanizePercentage }} of requests are refused by limits",
         "More than a tenth of the last minute's requests were over a limit of a key, a tenant, an address or all.",
@@ -75,7 +76,7 @@ TRAFFIC = (
     Alert(
         "TenantFlooding",
         "warning",
-        "10s",
+        "5s",
         f"{_refused} / {_asked} > 0.5 and {_refused} > 1",
         "Tenant {{ $labels.tenant }} sends far more than it may",
         "More than half of its requests of the last minute were refused, {{ $value | humanizePercentage }} of them.",

@@ -156,7 +156,7 @@ TRAFFIC = Row(
         ),
         Panel(
             "Second attempts",
-            "Retries before anything was sent, requests taken over from an engine that died, and streams resumed midway.",
+            "Retries before anything was sent, requests taken over from an engine that died, streams resumed midway.",
             "ops",
             (
                 Target(SEEN.rate(m.RETRIES), "retries"),
