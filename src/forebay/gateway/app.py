@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
@@ -154,12 +156,19 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     path = request.scope["raw_path"].decode("ascii")
     if error.status_code == 405 or path in RELAYED_PATHS:
-        allowed = "POST" if path in RELAYED_PATHS else (error.headers or {}).get("allow", "GET")
-        headers = ((b"allow", allowed.encode()),)
-        return _refusal_response(request, MethodNotAllowed(f"Use {allowed} here.", headers=headers))
+        allowed = ["POST"] if path in RELAYED_PATHS else _methods(request.scope)
+        headers = ((b"allow", ", ".join(allowed).encode()),)
+        return _refusal_response(request, MethodNotAllowed(f"Use {' or '.join(allowed)} here.", headers=headers))
     if error.status_code == 404:
         return _refusal_response(request, NotFound("There is no such path here."))
     return _refusal_response(request, BadRequest(str(error.detail)))
+
+
+def _methods(scope: Scope) -> list[str]:
+    """All that a path takes. Starlette tells of the first of its routes only."""
+    routes = (route for router in (*OPEN, *KEYED, *ADMIN) for route in router.routes if isinstance(route, APIRoute))
+    here = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
