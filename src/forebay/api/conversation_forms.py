@@ -28,7 +28,9 @@ class NewConversation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    model: Annotated[Text, Field(min_length=1, max_length=256)] = Field(description="Who answers in it.")
+    model: Annotated[Text, Field(min_length=1, max_length=256)] = Field(
+        description="Who answers in it; `:preset` behind it or not."
+    )
     system: Text | None = Field(None, description="What the model is told before all else; it is never left out.")
     metadata: Metadata = Field({}, description="The caller's own: at most 16 short texts by name.")
     ttl_s: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = Field(
@@ -92,6 +94,7 @@ class NewMessage(BaseModel):
     content: Annotated[Text, Field(min_length=1)]
     role: Literal["user"] = "user"
     stream: bool = Field(False, description="Answer with OpenAI's chat completion chunks.")
+    preset: str | None = Field(None, max_length=64, description="Name of a sampling preset.")
     max_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
