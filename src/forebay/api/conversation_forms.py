@@ -26,7 +26,11 @@ Metadata = Annotated[
 class NewConversation(BaseModel):
     """A conversation to be made."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"model": "smollm2-135m-instruct", "system": "Be brief."}]},
+    )
 
     model: Annotated[Text, Field(min_length=1, max_length=256)] = Field(
         description="Who answers in it; `:preset` behind it or not."
@@ -89,7 +93,11 @@ class Deleted(BaseModel):
 class NewMessage(BaseModel):
     """What the user says, and how it is to be answered: sampling fields mean what they mean for chat completions."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"content": "What is a forebay?", "max_tokens": 64}]},
+    )
 
     content: Annotated[Text, Field(min_length=1)]
     role: Literal["user"] = "user"

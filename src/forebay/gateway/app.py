@@ -1,6 +1,7 @@
 """Everything that is not relayed: health, metrics, the list of models, and "no such path", as a FastAPI application."""
 
 import logging
+from collections.abc import Iterator, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,16 @@ async def _answer_wrong_body(request: Request, error: Exception) -> Response:
     """A body or a query that is not as the endpoint has it."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = dotted(first["loc"][1:]) or None
+    name = dotted(_place(first["loc"], error.body)) or None
     return _refusal_response(request, BadRequest(f"{name or 'The body'}: {said(first['msg'])}.", param=name))
+
+
+def _place(where: Sequence[Any], body: Any) -> Iterator[Any]:
+    """Where in a request something is wrong, without the words that pydantic has for the kinds of a union."""
+    for part in where[1:]:
+        if where[0] != "body" or isinstance(body, dict if isinstance(part, str) else list):
+            yield part
+            body = body.get(part) if isinstance(body, dict) else body[part] if isinstance(body, list) else None
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
