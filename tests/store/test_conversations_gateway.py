@@ -309,7 +309,9 @@ async def test_what_is_wrong_is_said(flags: dict[str, Any], start_gateway: Start
             ({}, "model"),
             ({"model": "fake-model", "ttl_s": 1e9}, "ttl_s"),
             ({"model": "fake-model", "system": "x" * 65}, "system"),
+            ({"model": "x" * 257}, "model"),
             ({"model": "fake-model", "metadata": {"a": 1}}, "metadata.a"),
+            ({"model": "fake-model", "metadata": {"": "x"}}, "metadata."),
             ({"model": "fake-model", "system": "\0"}, "system"),
         ):
             refused = await fetch(running.url, "POST", HERE, body, **AUTH)
@@ -325,6 +327,9 @@ async def test_what_is_wrong_is_said(flags: dict[str, Any], start_gateway: Start
             ({"content": "\ud800"}, "content"),
             ({"content": "x", "role": "assistant"}, "role"),
             ({"content": "x", "temperature": 3}, "temperature"),
+            ({"content": "x", "temperature": "1"}, "temperature"),
+            ({"content": "x", "stream": "yes"}, "stream"),
+            ({"content": "x", "stop": 5}, "stop"),
             ({"content": "x", "messages": []}, "messages"),
         ):
             refused = await post(running.url, one, **fields)

@@ -55,7 +55,7 @@ async def create_conversation(request: Request, new: NewConversation) -> Convers
     _check_length(request, new.system or "", "system")
     ttl_s = gateway.settings.conversation_ttl_s if new.ttl_s is None else new.ttl_s
     if ttl_s > gateway.settings.conversation_ttl_s:
-        raise BadRequest(f"'ttl_s' may be {gateway.settings.conversation_ttl_s:g} at most here.", param="ttl_s")
+        raise BadRequest(f"'ttl_s' may be {gateway.settings.conversation_ttl_s:.12g} s at most here.", param="ttl_s")
     made = store.Conversation(
         new_id(now), principal.tenant, new.model, new.system, new.metadata, now, ttl_s, expires_at=now + ttl_s
     )
