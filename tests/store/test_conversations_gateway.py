@@ -103,6 +103,18 @@ async def test_presets_hold_by_field_by_header_and_behind_the_model(
         assert (nobody.status, error_of(nobody)["code"]) == (404, "model_not_found")
 
 
+async def test_the_same_beginning_may_come_from_the_cache(flags: dict[str, Any], start_gateway: StartGateway) -> None:
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        use = {**AUTH, "x-forebay-cache": "use"}
+        for stream, told in ((False, "miss"), (False, "hit"), (True, "hit")):
+            body = {"content": "hello", "max_tokens": 3, "temperature": 0, "stream": stream}
+            one = await begun(running.url)
+            answer = await fetch(running.url, "POST", f"{HERE}/{one}/messages", body, **use)
+            assert (answer.status, answer.header("x-forebay-cache")) == (200, told)
+            assert await said(running.url, one) == [("user", "hello"), ("assistant", " t0 t1 t2")]
+        assert len(engine.calls(CHAT)) == 1
+
+
 async def test_conversations_are_listed_shown_page_by_page_and_deleted(
     flags: dict[str, Any], start_gateway: StartGateway
 ) -> None:
