@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
 from forebay.api import about, admin, batches, conversations, debug, files, health, keys, models, native, usage
+from forebay.gateway.cors import EXPOSED_HEADERS
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -86,7 +87,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
                 "x-forebay-cache",
                 "x-forebay-preset",
             ],
-            expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry", "x-forebay-cache"],
+            expose_headers=EXPOSED_HEADERS.decode().split(", "),
         )
     return app
 
