@@ -81,6 +81,8 @@ async def test_what_is_said_of_sampling_reaches_the_engine(start_gateway: StartG
         ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "x", "max_tokens": 1.5}, "max_tokens"),
         ({"prompt": "x", "stop": ["a"] * 17}, "stop"),
+        ({"prompt": "x", "stop": ""}, "stop"),
+        ({"prompt": "x", "stop": ["a", 1]}, "stop"),
         ({"prompt": "x", "preset": "nope"}, "preset"),
         ({"prompt": "x", "n": 2}, "n"),
         ({"prompt": "x", "priority": 5}, "priority"),
@@ -91,7 +93,7 @@ async def test_what_is_wrong_is_refused_by_its_name(start_gateway: StartGateway,
         for path in ("/generate", "/generate/stream", "/generate/cached"):
             refused = await post(running, path, **body)
             assert refused.status == 400, refused.body
-            assert (error_of(refused)["param"] or "").partition(".")[0] == param
+            assert error_of(refused)["param"] == param
         assert not engine.calls(COMPLETIONS)
 
 

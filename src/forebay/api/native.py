@@ -47,7 +47,12 @@ async def generate(request: Request, what: Generate) -> Any:
     return await _whole(request, what)
 
 
-@router.post("/generate/stream", summary="Generate text as a stream", response_class=StreamingResponse)
+@router.post(
+    "/generate/stream",
+    summary="Generate text as a stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
 async def generate_stream(request: Request, what: Generate) -> Response:
     """Events with `text` and `index`, then one with `finish_reason` and the counts, then `[DONE]`."""
     return await _streamed(request, what)

@@ -9,6 +9,10 @@ Prompt = Annotated[str, Field(min_length=1, max_length=4_000_000)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
+def _for_example(body: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class Sampling(BaseModel):
     """How to generate; what is left out is the preset's, else the model's own."""
 
@@ -31,6 +35,8 @@ class Sampling(BaseModel):
 class Generate(Sampling):
     """One prompt."""
 
+    model_config = _for_example({"prompt": "The capital of France is", "max_tokens": 16, "temperature": 0.7})
+
     prompt: Prompt = Field(description="What to go on from.")
     stream: bool = Field(False, description="Send the text as it comes, as /generate/stream does.")
 
@@ -38,11 +44,15 @@ class Generate(Sampling):
 class CachedGenerate(Sampling):
     """One prompt, whose answer may be known."""
 
+    model_config = _for_example({"prompt": "The capital of Spain is", "max_tokens": 16})
+
     prompt: Prompt = Field(description="What to go on from.")
 
 
 class GenerateBatch(Sampling):
     """Several prompts, all with the same sampling."""
+
+    model_config = _for_example({"prompts": ["1 + 1 =", "2 + 2 ="], "max_tokens": 4, "preset": "deterministic"})
 
     prompts: list[Prompt] = Field(min_length=1, description="Up to `max_batch_prompts` of them.")
 
