@@ -294,9 +294,15 @@ async def test_too_many_prompts_or_none_are_refused(start_gateway: StartGateway)
         for prompts in (["a"] * 3, []):
             refused = await post(running, "/generate/batch", prompts=prompts)
             assert (refused.status, error_of(refused)["param"]) == (400, "prompts")
-        refused = await post(running, "/generate/batch", prompts=["a", ""])
-        assert (refused.status, error_of(refused)["param"]) == (400, "prompts.1")
         assert not engine.calls(COMPLETIONS)
+
+
+async def test_an_empty_prompt_fails_alone(start_gateway: StartGateway) -> None:
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        told = (await post(running, "/generate/batch", prompts=["a", ""], max_tokens=None)).json()
+        assert (told["succeeded"], told["failed"]) == (1, 1)
+        error = told["results"][1]["error"]
+        assert (error["status"], error["param"]) == (400, "prompts.1")
 
 
 # What is served

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 NO_TOKENS_SAID = 256  # an engine's own default for completions is 16
 Prompt = Annotated[str, Field(min_length=1, max_length=4_000_000)]
@@ -31,6 +31,11 @@ class Sampling(BaseModel):
     )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Draw the same again.")
 
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _null_is_not_said(cls, value: object) -> object:
+        return NO_TOKENS_SAID if value is None else value
+
 
 class Generate(Sampling):
     """One prompt."""
@@ -54,7 +59,9 @@ class GenerateBatch(Sampling):
 
     model_config = _for_example({"prompts": ["1 + 1 =", "2 + 2 ="], "max_tokens": 4, "preset": "deterministic"})
 
-    prompts: list[Prompt] = Field(min_length=1, description="Up to `max_batch_prompts` of them.")
+    prompts: list[Annotated[str, Field(max_length=4_000_000)]] = Field(
+        min_length=1, description="Up to `max_batch_prompts` of them; one that is empty fails alone."
+    )
 
 
 class Generated(BaseModel):
