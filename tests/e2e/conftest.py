@@ -101,6 +101,7 @@ def serve(log_file: Path, *flags: str) -> Iterator[Service]:
     """`forebay serve default` with the options given, until it is ready; at the end SIGTERM must end all of it."""
     env = {name: value for name, value in os.environ.items() if name not in ("FOREBAY_CONFIG", "LOG_FILE")}
     env |= {"API_KEYS": KEY, "MODEL_ALIASES": "gpt-3.5-turbo=*,text-davinci-003=*"}
+    env["DATABASE_URL"] = f"sqlite:///{log_file.with_suffix('.sqlite3')}"
     process = subprocess.Popen(
         [
             str(Path(sys.executable).with_name("forebay")),

@@ -1,5 +1,6 @@
 """What the service says of itself: to all, and to administrators."""
 
+import html
 import json
 import os
 from typing import Any
@@ -42,6 +43,30 @@ async def test_the_version_and_the_endpoints_are_open_and_administrators_are_lef
             assert "/admin" not in said
             assert "/debug" not in said
             assert "fake-model" not in said
+
+
+async def test_the_description_has_examples_keys_errors_and_no_status_that_is_never_sent(
+    start_gateway: StartGateway,
+) -> None:
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        told = (await fetch(running.url, "GET", "/openapi.json")).json()
+        page = (await fetch(running.url, "GET", "/docs")).body.decode()
+        for path in ("/generate", "/generate/batch", "/generate/cached"):
+            takes = told["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+            [example] = told["components"]["schemas"][takes.rpartition("/")[2]]["examples"]
+            answer = await fetch(running.url, "POST", path, example, **AUTH)
+            assert answer.status == 200, "an example works as it is"
+            assert html.escape(json.dumps(example)) in page
+        said = json.dumps(told)
+        assert '"422"' not in said
+        assert "ValidationError" not in said
+        refused = await fetch(running.url, "POST", "/generate", {}, **AUTH)
+        error = told["components"]["schemas"]["Error"]["properties"]["error"]
+        assert refused.json()["error"].keys() == error["properties"].keys()
+        assert told["security"] == [{"bearer": []}, {"x-api-key": []}]
+        assert told["paths"]["/version"]["get"]["security"] == []
+        assert "security" not in told["paths"]["/generate"]["post"]
+        assert "conversation_id" in page.partition("/v1/conversations/{conversation_id}")[2]
 
 
 async def test_the_page_loads_nothing(start_gateway: StartGateway) -> None:

@@ -89,7 +89,12 @@ async def test_no_other_path_reaches_an_engine(path: str, start_gateway: StartGa
 
 async def test_a_wrong_method_is_405_and_says_which_is_right(start_gateway: StartGateway) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url) as running:
-        for method, path, allowed in (("GET", CHAT, "POST"), ("DELETE", "/v1/models", "GET")):
+        for method, path, allowed in (
+            ("GET", CHAT, "POST"),
+            ("DELETE", "/v1/models", "GET"),
+            ("GET", "/generate", "POST"),
+            ("PUT", "/v1/conversations/c", "DELETE, GET"),
+        ):
             answer = await fetch(running.url, method, path, **AUTH)
             assert (answer.status, answer.header("allow")) == (405, allowed)
             assert error_of(answer)["code"] == "method_not_allowed"

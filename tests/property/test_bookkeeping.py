@@ -23,6 +23,7 @@ from forebay.policy.limits import Defaults, Limits
 from forebay.policy.line import AdmissionRules
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
+from forebay.refusals import Refusal
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.telemetry.metrics import Metrics
@@ -149,7 +150,10 @@ class Requests(RuleBasedStateMachine):
         assert route is not None
         head = Head(route, {b"content-type": b"application/json"}, http11=True)
         exchange = Exchange(caller, head, route, head.headers, monotonic())
-        self.pipeline.identify(exchange)
+        try:
+            self.pipeline.identify(exchange)
+        except Refusal as refusal:  # as after the drain's time
+            exchange.refusal = refusal
         extra = b"" if resumable else b',"logprobs":true'
         told = b"true" if stream else b"false"
         exchange.body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":%s%s}' % (told, extra)

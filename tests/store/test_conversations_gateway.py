@@ -79,6 +79,42 @@ async def test_a_conversation_goes_on_from_what_was_said_whole_and_streamed(
         assert not running.gateway.pipeline.running
 
 
+async def test_presets_hold_by_field_by_header_and_behind_the_model(
+    flags: dict[str, Any], start_gateway: StartGateway
+) -> None:
+    async with FakeEngine(max_model_len=64) as engine, start_gateway(engine.url, **flags) as running:
+        one = await begun(running.url, model="fake-model:deterministic", system="word " * 16)
+        where = f"{HERE}/{one}/messages"
+        await post(running.url, one, max_tokens=3)
+        await post(running.url, one, max_tokens=3, preset="creative", top_p=0.5)
+        body = {"content": "hello", "max_tokens": 3}
+        await fetch(running.url, "POST", where, {**body, "preset": "chat"}, **AUTH, **{"x-forebay-preset": "creative"})
+        by_header = {"x-forebay-preset": "code_generation"}
+        plain = await begun(running.url)
+        await fetch(running.url, "POST", f"{HERE}/{plain}/messages", body, **AUTH, **by_header)
+        seen = [(call.body["model"], call.body["temperature"], call.body["top_p"]) for call in engine.calls(CHAT)]
+        values = [(0.0, 1.0), (1.0, 0.5), (0.7, 0.95), (0.2, 0.95)]
+        assert seen == [("fake-model", *pair) for pair in values]
+        assert engine.calls("/tokenize"), "for which presets mean nothing"
+        wrong = await fetch(running.url, "POST", HERE, {"model": "fake-model:bold"}, **AUTH)
+        assert (wrong.status, error_of(wrong)["param"]) == (400, "preset")
+        assert "creative" in error_of(wrong)["message"]
+        nobody = await fetch(running.url, "POST", HERE, {"model": "nobody:creative"}, **AUTH)
+        assert (nobody.status, error_of(nobody)["code"]) == (404, "model_not_found")
+
+
+async def test_the_same_beginning_may_come_from_the_cache(flags: dict[str, Any], start_gateway: StartGateway) -> None:
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        use = {**AUTH, "x-forebay-cache": "use"}
+        for stream, told in ((False, "miss"), (False, "hit"), (True, "hit")):
+            body = {"content": "hello", "max_tokens": 3, "temperature": 0, "stream": stream}
+            one = await begun(running.url)
+            answer = await fetch(running.url, "POST", f"{HERE}/{one}/messages", body, **use)
+            assert (answer.status, answer.header("x-forebay-cache")) == (200, told)
+            assert await said(running.url, one) == [("user", "hello"), ("assistant", " t0 t1 t2")]
+        assert len(engine.calls(CHAT)) == 1
+
+
 async def test_conversations_are_listed_shown_page_by_page_and_deleted(
     flags: dict[str, Any], start_gateway: StartGateway
 ) -> None:
@@ -285,7 +321,9 @@ async def test_what_is_wrong_is_said(flags: dict[str, Any], start_gateway: Start
             ({}, "model"),
             ({"model": "fake-model", "ttl_s": 1e9}, "ttl_s"),
             ({"model": "fake-model", "system": "x" * 65}, "system"),
+            ({"model": "x" * 257}, "model"),
             ({"model": "fake-model", "metadata": {"a": 1}}, "metadata.a"),
+            ({"model": "fake-model", "metadata": {"": "x"}}, "metadata."),
             ({"model": "fake-model", "system": "\0"}, "system"),
         ):
             refused = await fetch(running.url, "POST", HERE, body, **AUTH)
@@ -301,6 +339,9 @@ async def test_what_is_wrong_is_said(flags: dict[str, Any], start_gateway: Start
             ({"content": "\ud800"}, "content"),
             ({"content": "x", "role": "assistant"}, "role"),
             ({"content": "x", "temperature": 3}, "temperature"),
+            ({"content": "x", "temperature": "1"}, "temperature"),
+            ({"content": "x", "stream": "yes"}, "stream"),
+            ({"content": "x", "stop": 5}, "stop"),
             ({"content": "x", "messages": []}, "messages"),
         ):
             refused = await post(running.url, one, **fields)
@@ -324,7 +365,10 @@ async def test_without_a_database_it_is_said_what_to_set(start_gateway: StartGat
             assert "database_url" in error_of(refused)["message"]
 
 
-async def test_limits_and_scopes_hold(flags: dict[str, Any], database: Database, start_gateway: StartGateway) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_limits_and_scopes_hold(
+    flags: dict[str, Any], database: Database, start_gateway: StartGateway, stream: bool
+) -> None:
     grants: dict[str, dict[str, Any]] = {
         "limited": {"requests_per_minute": 1},
         "elsewhere": {"models": ("another",)},
@@ -336,7 +380,9 @@ async def test_limits_and_scopes_hold(flags: dict[str, Any], database: Database,
         new = {"model": "fake-model"}
         one = (await fetch(running.url, "POST", HERE, new, **keys["limited"])).json()["id"]
         where, body = f"{HERE}/{one}/messages", {"content": "x"}
-        assert (await fetch(running.url, "POST", where, body, **keys["limited"])).status == 200
+        answered = await fetch(running.url, "POST", where, {**body, "stream": stream}, **keys["limited"])
+        told = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")
+        assert (answered.status, [answered.header(name) for name in told]) == (200, ["1", "0"])
         refused = await fetch(running.url, "POST", where, body, **keys["limited"])
         assert (refused.status, refused.header("x-ratelimit-limit-requests")) == (429, "1")
         refused = await fetch(running.url, "POST", where, body, **keys["elsewhere"])

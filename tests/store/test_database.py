@@ -124,3 +124,14 @@ def test_two_sqlite_writers_queue(tmp_path: Path) -> None:
             other.execute("UPDATE changes SET number = 7")
     other.close()
     database.close()
+
+
+def test_a_connection_in_use_when_the_database_is_closed_is_closed_when_given_back(database_url: str) -> None:
+    database = made(database_url)
+    with database.engine.connect() as connection:
+        driver = connection.connection.dbapi_connection
+        connection.execute(text("SELECT 1"))
+        database.close()
+    assert driver is not None
+    with pytest.raises(Exception, match="closed"):
+        driver.cursor().execute("SELECT 1")

@@ -4,7 +4,8 @@ The page `/docs` is plain HTML made from the OpenAPI description. It loads nothi
 there is no internet, and no other site learns who reads it.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -26,6 +27,29 @@ _INTRODUCTION = (
     "Send a key as <code>Authorization: Bearer …</code> or <code>x-api-key</code>. The same as "
     "<a href=openapi.json>OpenAPI</a>."
 )
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                **{name: {"type": "string"} for name in ("message", "type", "code")},
+                "param": {"type": ["string", "null"]},
+            },
+            "required": ["message", "type", "code"],
+        }
+    },
+    "required": ["error"],
+}
+_WRONG = {
+    "description": "What is wrong, as OpenAI says it.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+_OPEN = {"about", "health"}
 _EXAMPLE = """curl http://gateway/generate -H 'Authorization: Bearer YOUR_KEY' -H 'Content-Type: application/json' \\
   -d '{"prompt": "The capital of France is", "max_tokens": 16, "preset": "deterministic"}'"""
 router = APIRouter(tags=["about"])
@@ -60,7 +84,19 @@ class About:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        return get_openapi(title="Forebay", version=__version__, routes=self._routes)
+        found = get_openapi(title="Forebay", version=__version__, routes=self._routes)
+        for path in found["paths"].values():
+            for endpoint in path.values():
+                endpoint["responses"].pop("422", None)  # FastAPI's own; here it is 400, and has OpenAI's form
+                endpoint["responses"]["default"] = _WRONG
+                if _OPEN & set(endpoint["tags"]):
+                    endpoint["security"] = []
+        parts = found["components"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            parts["schemas"].pop(name, None)
+        parts["schemas"]["Error"] = _ERROR
+        parts["securitySchemes"] = _KEYS
+        return {**found, "security": [{name: []} for name in _KEYS]}
 
     @cached_property
     def page(self) -> str:
@@ -81,26 +117,34 @@ def _relayed(route: Route) -> str:
 
 
 def _endpoint(schema: dict[str, Any], method: str, path: str, told: dict[str, Any]) -> str:
-    takes = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    gives = told["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    takes = _object(schema, told.get("requestBody", {}))
+    gives = _object(schema, next(one for status, one in told["responses"].items() if status.startswith("2")))
     meaning = told.get("description", told.get("summary", ""))
+    asked = {one["name"]: {**one["schema"], **one} for one in told.get("parameters", ())}
     return (
         f"<h3><code>{method.upper()} {escape(path)}</code></h3><p>{escape(meaning)}</p>"
-        + _fields(schema, takes, "takes")
-        + _fields(schema, gives, "gives")
+        + _fields(asked, [name for name, one in asked.items() if one["required"]], "in the path or query")
+        + _fields(takes.get("properties", {}), takes.get("required", ()), "takes")
+        + "".join(f"<pre>{escape(json.dumps(one))}</pre>" for one in takes.get("examples", ()))
+        + _fields(gives.get("properties", {}), (), "gives")
     )
 
 
-def _fields(schema: dict[str, Any], of: dict[str, Any], title: str) -> str:
-    """A table of an object's fields; nothing where it is no object of ours."""
-    if "$ref" not in of:
+def _object(schema: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """What JSON is taken or given; nothing where it is no object of ours."""
+    reference = told.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
+    found: dict[str, Any] = schema["components"]["schemas"].get(reference.rpartition("/")[2], {})
+    return found
+
+
+def _fields(fields: dict[str, Any], needed: Collection[str], title: str) -> str:
+    """A table of fields."""
+    if not fields:
         return ""
-    found = schema["components"]["schemas"][of["$ref"].rpartition("/")[2]]
-    needed = found.get("required", ())
     rows = "".join(
-        f"<tr><td><code>{escape(name)}</code>{' *' if title == 'takes' and name in needed else ''}</td>"
+        f"<tr><td><code>{escape(name)}</code>{' *' if name in needed else ''}</td>"
         f"<td>{escape(_kind(field))}</td><td>{escape(field.get('description', ''))}</td></tr>"
-        for name, field in found.get("properties", {}).items()
+        for name, field in fields.items()
     )
     return f"<table><tr><th>{title}<th>kind<th>meaning</tr>{rows}</table>"
 
@@ -115,5 +159,5 @@ def _kind(field: dict[str, Any]) -> str:
     if kind == "array":
         kind = f"list of {_kind(field.get('items', {}))}"
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = ", ".join(f"{sign} {field[name]}" for name, sign in signs.items() if name in field)
-    return f"{kind}, {bounds}" if bounds else kind
+    bounds = [f"{sign} {field[name]:.10g}" for name, sign in signs.items() if name in field]
+    return ", ".join((kind, *bounds))

@@ -16,9 +16,10 @@ def _plain(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_plain)]
+_Plain = AfterValidator(_plain)  # behind the bounds, so that pydantic speaks of characters
+Text = Annotated[str, _Plain]
 Metadata = Annotated[
-    dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]],
+    dict[Annotated[str, Field(min_length=1, max_length=64), _Plain], Annotated[str, Field(max_length=512), _Plain]],
     Field(max_length=16),
 ]
 
@@ -26,12 +27,19 @@ Metadata = Annotated[
 class NewConversation(BaseModel):
     """A conversation to be made."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"model": "smollm2-135m-instruct", "system": "Be brief."}]},
+    )
 
-    model: Annotated[Text, Field(min_length=1, max_length=256)] = Field(description="Who answers in it.")
+    model: Annotated[str, Field(min_length=1, max_length=256), _Plain] = Field(
+        description="Who answers in it; `:preset` behind it or not."
+    )
     system: Text | None = Field(None, description="What the model is told before all else; it is never left out.")
     metadata: Metadata = Field({}, description="The caller's own: at most 16 short texts by name.")
-    ttl_s: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = Field(
+    ttl_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
         None, description="Time after its last message for which it is kept, seconds; at most `conversation_ttl_s`."
     )
 
@@ -87,20 +95,26 @@ class Deleted(BaseModel):
 class NewMessage(BaseModel):
     """What the user says, and how it is to be answered: sampling fields mean what they mean for chat completions."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"content": "What is a forebay?", "max_tokens": 64}]},
+    )
 
-    content: Annotated[Text, Field(min_length=1)]
+    content: Annotated[str, Field(min_length=1), _Plain]
     role: Literal["user"] = "user"
     stream: bool = Field(False, description="Answer with OpenAI's chat completion chunks.")
-    max_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    preset: str | None = Field(None, max_length=64, description="Name of a sampling preset.")
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(strict=True, ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Text | list[Text] | None = None
 
 

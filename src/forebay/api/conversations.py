@@ -18,7 +18,7 @@ from forebay.api.conversation_forms import (
     Reply,
     Usage,
 )
-from forebay.api.inner import GONE, EventStream, passed_back, unless_gone
+from forebay.api.inner import GONE, EventStream, fields_of, passed_back, unless_gone
 from forebay.gateway.conversing import Post, Talk, told
 from forebay.gateway.errors import error_events
 from forebay.gateway.inner import Refused
@@ -32,7 +32,10 @@ from forebay.store.turns import Turns
 
 PAGE = 20
 MOST_ON_PAGE = 100  # a message may be long
-PASSED_ON = (b"traceparent", b"x-request-timeout-ms", b"x-stainless-read-timeout")
+PASSED_ON = (
+    *(b"traceparent", b"x-request-timeout-ms", b"x-stainless-read-timeout"),
+    *(b"cache-control", b"x-forebay-cache", b"x-forebay-preset"),
+)
 PRINTABLE = r"^[\x21-\x7e]*$"
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"], route_class=CallersRoute)
 
@@ -47,12 +50,15 @@ async def create_conversation(request: Request, new: NewConversation) -> Convers
     """A conversation in which nothing has been said yet."""
     gateway, principal, now = request.app.state.gateway, request.state.principal, time()
     turns = _turns(request)
-    if not principal.may_use(new.model, gateway.replicas.resolve(new.model)):
+    model, name, preset = gateway.pipeline.meant_by(new.model)
+    if not principal.may_use(name, model):
         raise no_such_model(new.model)
+    if preset is not None:
+        gateway.pipeline.presets.values(preset)  # that there is one
     _check_length(request, new.system or "", "system")
     ttl_s = gateway.settings.conversation_ttl_s if new.ttl_s is None else new.ttl_s
     if ttl_s > gateway.settings.conversation_ttl_s:
-        raise BadRequest(f"'ttl_s' may be {gateway.settings.conversation_ttl_s:g} at most here.", param="ttl_s")
+        raise BadRequest(f"'ttl_s' may be {gateway.settings.conversation_ttl_s:.12g} s at most here.", param="ttl_s")
     made = store.Conversation(
         new_id(now), principal.tenant, new.model, new.system, new.metadata, now, ttl_s, expires_at=now + ttl_s
     )
@@ -114,11 +120,13 @@ async def post_message(request: Request, conversation_id: Id, new: NewMessage) -
     if begun is None:
         return Response(status_code=GONE)
     if new.stream:
-        return EventStream(_told(begun, events), events, b"")
+        return EventStream(_told(begun, events), events, talk.lines)
     if talk.reply is None:
         failed = "The engine failed before the answer was complete. Nothing is stored: post it again."
         raise Unavailable(failed, code="engine_error", retry_after_s=1)
-    return _reply(conversation_id, talk.reply)
+    return Response(
+        _reply(conversation_id, talk.reply).model_dump_json(), 200, fields_of(talk.lines), "application/json"
+    )
 
 
 async def _last(events: AsyncGenerator[bytes, None]) -> bytes:

@@ -47,7 +47,12 @@ async def generate(request: Request, what: Generate) -> Any:
     return await _whole(request, what)
 
 
-@router.post("/generate/stream", summary="Generate text as a stream", response_class=StreamingResponse)
+@router.post(
+    "/generate/stream",
+    summary="Generate text as a stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
 async def generate_stream(request: Request, what: Generate) -> Response:
     """Events with `text` and `index`, then one with `finish_reason` and the counts, then `[DONE]`."""
     return await _streamed(request, what)
@@ -118,14 +123,16 @@ async def _side_by_side(request: Request, body: dict[str, Any], prompts: list[st
     room = asyncio.Semaphore(min(AT_ONCE, may_have or AT_ONCE))
 
     async def one(index: int, prompt: str) -> PromptResult:
-        async with room:
-            began = monotonic()
-            answered = await ask(request, _COMPLETIONS, {**body, "prompt": prompt}, part=index).answer()
-        if not answered.ok:
-            return PromptResult(index=index, error=_error_of(answered.status, answered.body, answered.lines))
         try:
+            if not prompt:
+                raise BadRequest("This prompt is empty; send at least one character.", param=f"prompts.{index}")
+            async with room:
+                began = monotonic()
+                answered = await ask(request, _COMPLETIONS, {**body, "prompt": prompt}, part=index).answer()
+            if not answered.ok:
+                return PromptResult(index=index, error=_error_of(answered.status, answered.body, answered.lines))
             return PromptResult(index=index, result=_generated(answered, began))
-        except BadGateway as no:
+        except (BadRequest, BadGateway) as no:
             return PromptResult(index=index, error=_error_of(no.status, error_body(no, Dialect.OPENAI, "")))
 
     async with asyncio.TaskGroup() as group:

@@ -2,11 +2,15 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 NO_TOKENS_SAID = 256  # an engine's own default for completions is 16
 Prompt = Annotated[str, Field(min_length=1, max_length=4_000_000)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def _for_example(body: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 class Sampling(BaseModel):
@@ -27,9 +31,16 @@ class Sampling(BaseModel):
     )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Draw the same again.")
 
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _null_is_not_said(cls, value: object) -> object:
+        return NO_TOKENS_SAID if value is None else value
+
 
 class Generate(Sampling):
     """One prompt."""
+
+    model_config = _for_example({"prompt": "The capital of France is", "max_tokens": 16, "temperature": 0.7})
 
     prompt: Prompt = Field(description="What to go on from.")
     stream: bool = Field(False, description="Send the text as it comes, as /generate/stream does.")
@@ -38,13 +49,19 @@ class Generate(Sampling):
 class CachedGenerate(Sampling):
     """One prompt, whose answer may be known."""
 
+    model_config = _for_example({"prompt": "The capital of Spain is", "max_tokens": 16})
+
     prompt: Prompt = Field(description="What to go on from.")
 
 
 class GenerateBatch(Sampling):
     """Several prompts, all with the same sampling."""
 
-    prompts: list[Prompt] = Field(min_length=1, description="Up to `max_batch_prompts` of them.")
+    model_config = _for_example({"prompts": ["1 + 1 =", "2 + 2 ="], "max_tokens": 4, "preset": "deterministic"})
+
+    prompts: list[Annotated[str, Field(max_length=4_000_000)]] = Field(
+        min_length=1, description="Up to `max_batch_prompts` of them; one that is empty fails alone."
+    )
 
 
 class Generated(BaseModel):

@@ -1,14 +1,17 @@
 """Everything that is not relayed: health, metrics, the list of models, and "no such path", as a FastAPI application."""
 
 import logging
+from collections.abc import Iterator, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay import __version__
@@ -27,6 +30,7 @@ from forebay.api import (
     usage,
 )
 from forebay.api.inner import GONE
+from forebay.gateway.cors import EXPOSED_HEADERS
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
@@ -80,7 +84,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
                 "x-forebay-cache",
                 "x-forebay-preset",
             ],
-            expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry", "x-forebay-cache"],
+            expose_headers=EXPOSED_HEADERS.decode().split(", "),
         )
     return app
 
@@ -183,8 +187,16 @@ async def _answer_wrong_body(request: Request, error: Exception) -> Response:
     """A body or a query that is not as the endpoint has it."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = dotted(first["loc"][1:]) or None
+    name = dotted(_place(first["loc"], error.body)) or None
     return _refusal_response(request, BadRequest(f"{name or 'The body'}: {said(first['msg'])}.", param=name))
+
+
+def _place(where: Sequence[Any], body: Any) -> Iterator[Any]:
+    """Where in a request something is wrong, without the words that pydantic has for the kinds of a union."""
+    for part in where[1:]:
+        if where[0] != "body" or isinstance(body, dict if isinstance(part, str) else list):
+            yield part
+            body = body.get(part) if isinstance(body, dict) else body[part] if isinstance(body, list) else None
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -193,9 +205,9 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     path = request.scope["raw_path"].decode("ascii")
     relayed = path in request.app.state.relayed
     if error.status_code == 405 or relayed:
-        allowed = "POST" if relayed else (error.headers or {}).get("allow", "GET")
-        headers = ((b"allow", allowed.encode()),)
-        return _refusal_response(request, MethodNotAllowed(f"Use {allowed} here.", headers=headers))
+        allowed = ["POST"] if relayed else _methods(request.scope)
+        headers = ((b"allow", ", ".join(allowed).encode()),)
+        return _refusal_response(request, MethodNotAllowed(f"Use {' or '.join(allowed)} here.", headers=headers))
     if error.status_code == 404:
         return _refusal_response(request, NotFound("There is no such path here."))
     return _refusal_response(request, BadRequest(str(error.detail)))
@@ -204,6 +216,13 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 async def _answer_nobody(_request: Request, _error: Exception) -> Response:
     """The client has gone before its body was there, or was refused for it."""
     return Response(status_code=GONE)
+
+
+def _methods(scope: Scope) -> list[str]:
+    """All that a path takes. Starlette tells of the first of its routes only."""
+    routes = (route for router in (*OPEN, *KEYED, *ADMIN) for route in router.routes if isinstance(route, APIRoute))
+    here = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:

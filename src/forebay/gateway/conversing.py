@@ -68,10 +68,11 @@ class _Prompt:
 
 
 class Talk:
-    """One post. Iterate `events()` once; `reply` is there when the answer is stored."""
+    """One post. Iterate `events()` once; with the first, `lines` are there for the head; `reply` when it is stored."""
 
     def __init__(self, pipeline: "Pipeline", turns: Turns, settings: "Settings", post: Post) -> None:
         self.reply: Message | None = None
+        self.lines = b""
         self._pipeline = pipeline
         self._turns = turns
         self._settings = settings
@@ -111,9 +112,11 @@ class Talk:
         for exactly in (False, True):
             prompt = self._prompt = await self._choose(conversation, history, exactly=exactly)
             self._asked_at = time()
+            call = self._call(CHAT, self._chat(conversation, prompt))
             try:
-                async with aclosing(self._call(CHAT, self._chat(conversation, prompt)).events()) as blocks:
+                async with aclosing(call.events()) as blocks:
                     async for block in blocks:
+                        self.lines = call.exchange.lines
                         yield block
             except Refused as refused:
                 if prompt.counted or _code(refused.answered) != ContextTooLong.code:
@@ -168,8 +171,7 @@ class Talk:
         return count
 
     def _context(self, conversation: Conversation) -> int | None:
-        replicas = self._pipeline.replicas
-        return replicas.context_tokens(replicas.resolve(conversation.model))
+        return self._pipeline.replicas.context_tokens(self._pipeline.meant_by(conversation.model)[0])
 
     def _chat(self, conversation: Conversation, prompt: _Prompt) -> dict[str, Any]:
         options = dict(self._post.options)

@@ -41,7 +41,7 @@ from forebay.refusals import (
 from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
-from forebay.wire.body import BodyLimits, Demand, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
+from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
 from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
@@ -293,10 +293,8 @@ class Pipeline:
         if demand.model is None and route.model_required:
             raise BadRequest("Name a model in 'model'; GET /v1/models lists them.", param="model")
         asked = demand.model
-        try:
-            model = self.replicas.resolve(asked)
-        except ModelNotFound:
-            model = self._with_preset_behind(demand)
+        model, demand.model, preset = self.meant_by(asked)
+        demand.preset = demand.preset or preset
         assert exchange.principal is not None
         if exchange.principal.models is not None and not exchange.principal.may_use(model, demand.model):
             raise no_such_model(asked)
@@ -321,18 +319,17 @@ class Pipeline:
         ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
         return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids), only
 
-    def _with_preset_behind(self, demand: Demand) -> str:
-        """The model of a name that is none, but one with a preset behind it. Raises `ModelNotFound`."""
-        whole = demand.model
-        if (parts := split_model(whole)) is None:
-            raise no_such_model(whole)
+    def meant_by(self, name: str | None) -> tuple[str, str | None, str | None]:
+        """The model that is meant, its name as it was said, and the preset behind that. Raises `ModelNotFound`."""
         try:
-            model = self.replicas.resolve(parts[0])
+            return self.replicas.resolve(name), name, None
         except ModelNotFound:
-            raise no_such_model(whole) from None
-        demand.model = parts[0]
-        demand.preset = demand.preset or parts[1]
-        return model
+            if (parts := split_model(name)) is None:
+                raise
+        try:
+            return self.replicas.resolve(parts[0]), *parts
+        except ModelNotFound:
+            raise no_such_model(name) from None
 
     def _tokens_at_most(self, exchange: Exchange) -> int:
         """About how many tokens limits have to reserve; 0 for what no engine's core works on."""

@@ -58,14 +58,19 @@ class Presets:
         """What each fills in."""
         return {name: dict(fields) for name, fields in self._fields.items()}
 
+    def values(self, name: str) -> dict[str, Any]:
+        """What one fills in. Raises `BadRequest` where there is no such preset."""
+        if (fields := self._fields.get(name)) is None:
+            known = ", ".join(self._fields)
+            raise BadRequest(f"There is no preset {name[:_SAID_NAME]!r}; there are {known}.", param="preset")
+        return fields
+
     def fill(self, body: bytes, name: str, taken: frozenset[str] | None, model: str | None) -> bytes:
         """A request's body with the values of a preset, without its name, and naming the model that is meant.
 
         `taken` are the fields that the endpoint has, None for all. Raises `BadRequest` where there is no such preset.
         """
-        if (fields := self._fields.get(name)) is None:
-            known = ", ".join(self._fields)
-            raise BadRequest(f"There is no preset {name[:_SAID_NAME]!r}; there are {known}.", param="preset")
+        fields = self.values(name)
         said: dict[str, Any] = {key: value for key, value in members_of(body).items() if key != "preset"}
         for key, value in fields.items():
             if (taken is None or key in taken) and bytes(said.get(key, b"null")) == b"null":

@@ -84,6 +84,8 @@ class Database:
             raise DatabaseError(f"{self.where}: the tables are of a newer Forebay ({schema}); run that one")
 
     def close(self) -> None:
+        """Close all connections, and those that a thread is using now when it gives them back."""
+        event.listen(self.engine.pool, "checkin", lambda _connection, record: record.invalidate())
         self.engine.dispose()
 
 
