@@ -32,7 +32,7 @@ from forebay.store.turns import Turns
 
 PAGE = 20
 MOST_ON_PAGE = 100  # a message may be long
-PASSED_ON = (b"traceparent", b"x-request-timeout-ms", b"x-stainless-read-timeout")
+PASSED_ON = (b"traceparent", b"tracestate", b"x-request-timeout-ms", b"x-stainless-read-timeout")
 PRINTABLE = r"^[\x21-\x7e]*$"
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"], route_class=CallersRoute)
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from forebay.refusals import Refusal
     from forebay.replicas.replica import Replica
     from forebay.telemetry.metrics import Histogram
+    from forebay.telemetry.tracing import Trace
     from forebay.wire.body import Demand
 
 
@@ -93,7 +94,9 @@ class Exchange(msgspec.Struct, eq=False):
     body: bytes = b""
     request_id: str = ""
     engine_id: str = ""
-    traceparent: bytes | None = None
+    traceparent: bytes | None = None  # what the engine is told of the trace
+    tracestate: bytes = b""
+    trace: "Trace | None" = None  # where it is sampled
     principal: Principal | None = None
     identity: "Awaitable[Found] | None" = None  # what tells the principal, where that has to be waited for
     demand: "Demand | None" = None

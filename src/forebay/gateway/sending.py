@@ -126,6 +126,8 @@ class Sending(ABC):
             raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
         exchange.replica = replica
         exchange.steps.append((now, "attempt", replica.name, why, passed))
+        if exchange.trace is not None:
+            exchange.traceparent = exchange.trace.traceparent(len(exchange.steps))
         self._refreshed = fresh
         if not fresh:  # else it is the same attempt: how the replica stood is told by when it was asked first
             exchange.attempts += 1
@@ -164,10 +166,14 @@ class Sending(ABC):
             replica.request_head(exchange.route.method, path),
             engine_id.encode(),
             self._priority_line() if self._pipeline.forward_priority else b"",
-            b"traceparent: %s\r\n" % exchange.traceparent if exchange.traceparent else b"",
+            self._trace_lines() if exchange.traceparent is not None else b"",
             len(body),
             body,
         )
+
+    def _trace_lines(self) -> bytes:
+        line, state = b"traceparent: %s\r\n" % self._exchange.traceparent, self._exchange.tracestate
+        return line + b"tracestate: %s\r\n" % state if state else line
 
     def _priority_line(self) -> bytes:
         """vLLM schedules the lowest number first; ours is the highest."""

@@ -14,6 +14,7 @@ from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
+from forebay.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from forebay.gateway.exchange import Exchange
@@ -79,12 +80,20 @@ class _Series:
 
 
 class Recorder:
-    """Told of each exchange's tokens and end. `writer` takes access lines and `tally` usage, None where it is off."""
+    """Told of each exchange's tokens and end. `writer` takes access lines, `tally` usage and `tracing` what is sampled;
+    None where it is off."""
 
-    def __init__(self, metrics: Metrics, writer: LogWriter | None, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        writer: LogWriter | None,
+        tally: Tally | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._metrics = metrics
         self.writer = writer
         self._tally = tally
+        self._tracing = tracing
         self._series: dict[tuple[str, str], _Series] = {}
         self.answered = 0
 
@@ -137,6 +146,8 @@ class Recorder:
             self._metrics.counter(metric.RETRIES, (exchange.route.name,)).value += exchange.attempts - 1
         if exchange.takeovers:
             self._metrics.counter(metric.TAKEOVERS, (exchange.route.name,)).value += exchange.takeovers
+        if self._tracing is not None and exchange.trace is not None:
+            self._tracing.finished(exchange, outcome, status, now)
         if self.writer is not None:
             self.writer.write(_access_line(exchange, outcome, status, stream, now))
 

@@ -29,6 +29,16 @@ def test_settings_become_vllms_own_options() -> None:
     assert "--quantization" not in spec.argv
 
 
+def test_the_engine_s_spans_go_where_the_gateway_s_do() -> None:
+    spec = a_spec(otlp_endpoint="http://collector:4318/otlp/", otlp_protocol="http/protobuf")
+    assert value_of(spec, "--otlp-traces-endpoint") == "http://collector:4318/otlp/v1/traces"
+    assert spec.env["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    spec = a_spec(otlp_endpoint="http://collector:4317", otlp_traces_endpoint="http://other:4317")
+    assert value_of(spec, "--otlp-traces-endpoint") == "http://other:4317"
+    assert "--otlp-traces-endpoint" not in a_spec().argv
+    assert "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" not in a_spec().env
+
+
 def test_what_the_user_says_wins_however_it_is_written() -> None:
     spec = a_spec("--max_model_len=512", "--no-enforce-eager", max_model_len=2048)
     assert "--max-model-len" not in spec.argv
