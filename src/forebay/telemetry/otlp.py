@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 log = logging.getLogger("forebay.tracing")
 
 MOST_WAITING = 4096
-SPANS_A_BATCH = 128  # while they are encoded nothing else runs, so it must not take long
+SPANS_A_BATCH = 64  # while they are encoded nothing else runs, so it must not take long
 SEND_EVERY_S = 1.0
 CLOSE_WITHIN_S = 2.0
 

@@ -43,7 +43,7 @@ class Trace(msgspec.Struct):
 
     def traceparent(self, step: int) -> bytes:
         """What an engine is told, for its spans to be beneath that one."""
-        return b"00-%s-%016x-01" % (self.trace_id.encode(), self.span_of(step))
+        return f"00-{self.trace_id}-{self.span_of(step):016x}-01".encode()
 
 
 class Tracing:
@@ -56,11 +56,11 @@ class Tracing:
 
     def begin(self, exchange: "Exchange") -> None:
         """Decide whether an exchange that has just got its ids is sampled."""
-        theirs = pass_on(exchange)
+        theirs = pass_on(exchange) if b"traceparent" in exchange.headers else None
         if theirs is None:
             trace_id = exchange.engine_id  # as random as a trace's must be
             if random() >= self.ratio:  # noqa: S311
-                exchange.traceparent = b"00-%s-%s-00" % (trace_id.encode(), trace_id[:16].encode())
+                exchange.traceparent = f"00-{trace_id}-{trace_id[:16]}-00".encode()
                 return
             exchange.trace = Trace(trace_id, getrandbits(64))
         elif int(theirs[53:], 16) & _SAMPLED:
@@ -80,14 +80,10 @@ class Tracing:
 
 
 def pass_on(exchange: "Exchange") -> bytes | None:
-    """Have the engine told what the caller says of its trace, and return that; None where it says nothing, or nothing
-    that can be understood."""
-    headers = exchange.headers
-    theirs = headers.get(b"traceparent")
+    """Have the engine told what the caller says of its trace, and return that; None where it cannot be understood."""
+    theirs = exchange.traceparent = accepted_traceparent(exchange.headers.get(b"traceparent"))
     if theirs is not None:
-        theirs = exchange.traceparent = accepted_traceparent(theirs)
-        if theirs is not None:
-            exchange.tracestate = accepted_tracestate(headers.get(b"tracestate"))
+        exchange.tracestate = accepted_tracestate(exchange.headers.get(b"tracestate"))
     return theirs
 
 
