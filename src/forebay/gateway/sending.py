@@ -26,6 +26,7 @@ from forebay.policy.routing import Choice, PassedBy, passed_by
 from forebay.policy.verdict import Lease, Outcome
 from forebay.refusals import EngineUnavailable, Overloaded, Refusal
 from forebay.replicas.replica import Replica
+from forebay.telemetry.tracing import not_sampled
 from forebay.upstream.connection import Connection
 from forebay.wire import resume
 from forebay.wire.resume import Continuation
@@ -166,14 +167,15 @@ class Sending(ABC):
             replica.request_head(exchange.route.method, path),
             engine_id.encode(),
             self._priority_line() if self._pipeline.forward_priority else b"",
-            self._trace_lines() if exchange.traceparent is not None else b"",
+            self._trace_lines() if exchange.traceparent is not None or self._pipeline.tracing is not None else b"",
             len(body),
             body,
         )
 
     def _trace_lines(self) -> bytes:
-        line, state = b"traceparent: %s\r\n" % self._exchange.traceparent, self._exchange.tracestate
-        return line + b"tracestate: %s\r\n" % state if state else line
+        exchange = self._exchange
+        line = b"traceparent: %s\r\n" % (exchange.traceparent or not_sampled(exchange.engine_id))
+        return line + b"tracestate: %s\r\n" % exchange.tracestate if exchange.tracestate else line
 
     def _priority_line(self) -> bytes:
         """vLLM schedules the lowest number first; ours is the highest."""

@@ -231,8 +231,9 @@ def _of_us(exchange: "Exchange", outcome: Outcome) -> Attributes:
         "forebay.request_id": exchange.request_id,
         "forebay.outcome": outcome,
         "forebay.attempts": exchange.attempts,
-        "forebay.takeovers": exchange.takeovers,
     }
+    if exchange.takeovers:
+        attributes["forebay.takeovers"] = exchange.takeovers
     if (who := exchange.principal) is not None:
         attributes["forebay.tenant"] = _clean(who.tenant)
         attributes["forebay.key_id"] = _clean(who.key_id)

@@ -58,11 +58,9 @@ class Tracing:
         """Decide whether an exchange that has just got its ids is sampled."""
         theirs = pass_on(exchange) if b"traceparent" in exchange.headers else None
         if theirs is None:
-            trace_id = exchange.engine_id  # as random as a trace's must be
             if random() >= self.ratio:  # noqa: S311
-                exchange.traceparent = f"00-{trace_id}-{trace_id[:16]}-00".encode()
-                return
-            exchange.trace = Trace(trace_id, getrandbits(64))
+                return  # there is no trace to be found by an id: the engine is told one when it is asked
+            exchange.trace = Trace(exchange.engine_id, getrandbits(64))  # as random as a trace's id must be
         elif int(theirs[53:], 16) & _SAMPLED:
             exchange.trace = Trace(theirs[3:35].decode(), getrandbits(64), theirs[36:52].decode())
         else:
@@ -85,6 +83,11 @@ def pass_on(exchange: "Exchange") -> bytes | None:
     if theirs is not None:
         exchange.tracestate = accepted_tracestate(exchange.headers.get(b"tracestate"))
     return theirs
+
+
+def not_sampled(engine_id: str) -> bytes:
+    """What an engine is told of a request that is in no trace, for it to begin none."""
+    return f"00-{engine_id}-{engine_id[:16]}-00".encode()
 
 
 def open_tracing(settings: "Settings") -> Tracing | None:
