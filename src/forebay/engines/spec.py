@@ -96,6 +96,7 @@ def engine_spec(
     environment = _environment(env, devices)
     if settings.traces_url is not None:
         environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.otlp_protocol
+        environment.setdefault("OTEL_SERVICE_NAME", "vllm")
     if sleeps:
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # has /sleep and /wake_up
     if uds is None and settings.upstream_api_key is not None:

@@ -33,6 +33,7 @@ def test_the_engine_s_spans_go_where_the_gateway_s_do() -> None:
     spec = a_spec(otlp_endpoint="http://collector:4318/otlp/", otlp_protocol="http/protobuf")
     assert value_of(spec, "--otlp-traces-endpoint") == "http://collector:4318/otlp/v1/traces"
     assert spec.env["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    assert spec.env["OTEL_SERVICE_NAME"] == "vllm"
     spec = a_spec(otlp_endpoint="http://collector:4317", otlp_traces_endpoint="http://other:4317")
     assert value_of(spec, "--otlp-traces-endpoint") == "http://other:4317"
     assert "--otlp-traces-endpoint" not in a_spec().argv
