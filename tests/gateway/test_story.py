@@ -1,4 +1,4 @@
-"""What a request's steps tell of it, for spans and for `forebay why`."""
+"""What a request's steps tell of it."""
 
 import asyncio
 from typing import Any

@@ -33,7 +33,7 @@ from forebay.store.turns import Turns
 PAGE = 20
 MOST_ON_PAGE = 100  # a message may be long
 PASSED_ON = (
-    *(b"traceparent", b"x-request-timeout-ms", b"x-stainless-read-timeout"),
+    *(b"traceparent", b"tracestate", b"x-request-timeout-ms", b"x-stainless-read-timeout"),
     *(b"cache-control", b"x-forebay-cache", b"x-forebay-preset"),
 )
 PRINTABLE = r"^[\x21-\x7e]*$"

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 GONE = 499  # as NGINX has it, for the log: nobody reads it
 _PASSED_ON = (
-    *("traceparent", "x-session-id", "x-request-timeout-ms", "x-stainless-read-timeout"),
+    *("traceparent", "tracestate", "x-session-id", "x-request-timeout-ms", "x-stainless-read-timeout"),
     *("cache-control", "x-forebay-cache", "x-forebay-preset"),
 )
 _MAX_ID = 128

@@ -27,6 +27,7 @@ from forebay.config.groups.server import ServerSettings
 from forebay.config.groups.shared import SharedSettings
 from forebay.config.groups.telemetry import TelemetrySettings
 from forebay.config.groups.tokens import TokenSettings
+from forebay.config.groups.tracing import TracingSettings
 from forebay.config.groups.upstream import UpstreamSettings
 from forebay.config.groups.usage import UsageSettings
 from forebay.config.groups.warmup import WarmupSettings
@@ -36,6 +37,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 # pydantic takes the fields of the last first, so the references read from the bottom up: server, access, keys, …
 class Settings(
+    TracingSettings,
     TelemetrySettings,
     DrainSettings,
     AgentSettings,

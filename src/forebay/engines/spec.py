@@ -20,7 +20,7 @@ KEEP_ALIVE_S = 300
 CPU_KV_CACHE_GIB = 2
 KEY_VARIABLE = "VLLM_API_KEY"
 CACHE_VARIABLE = "VLLM_CACHE_ROOT"
-_ADDRESS = ("--uds", "--host", "--port")
+_NOT_COMPILED = ("--uds", "--host", "--port", "--otlp-traces-endpoint")
 # What would not do after `--`: the agent would ask elsewhere, or a process list would show the key.
 _SETTINGS_INSTEAD = {
     "--host": "--engine-host",
@@ -87,12 +87,16 @@ def engine_spec(
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
         *_from_settings(settings),
+        *(["--otlp-traces-endpoint", settings.traces_url] if settings.traces_url is not None else []),
         *model_args,
         *([] if devices else ["--enforce-eager"]),
         *(["--enable-sleep-mode"] if sleeps else []),
     ]
     options = (*_without(ours, settings.engine_args), *settings.engine_args)
     environment = _environment(env, devices)
+    if settings.traces_url is not None:
+        environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.otlp_protocol
+        environment.setdefault("OTEL_SERVICE_NAME", "vllm")
     if sleeps:
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # has /sleep and /wake_up
     if uds is None and settings.upstream_api_key is not None:
@@ -105,8 +109,9 @@ def engine_spec(
 
 
 def cache_key(model: str, version: str, options: Sequence[str]) -> str:
-    """What a compile cache is good for: a model, a version of vLLM, and its options but for where it listens."""
-    facts = json.dumps([model, version, _without(options, _ADDRESS)])
+    """What a compile cache is good for: a model, a version of vLLM, and its options but for where it listens
+    and where its spans go."""
+    facts = json.dumps([model, version, _without(options, _NOT_COMPILED)])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

@@ -81,6 +81,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
                 "content-type",
                 "x-request-id",
                 "traceparent",
+                "tracestate",
                 "x-forebay-cache",
                 "x-forebay-preset",
             ],

@@ -48,6 +48,7 @@ from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
 from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tenants import TenantFigures
+from forebay.telemetry.tracing import open_tracing
 from forebay.wire.headers import RequestIds, accepted_request_id
 
 log = logging.getLogger("forebay.gateway")
@@ -75,8 +76,9 @@ class Gateway:
         self.metrics = Metrics()
         self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
+        self.tracing = open_tracing(settings)
         tenants = TenantFigures(settings.max_tenant_series)
-        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants)
+        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants, self.tracing)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
@@ -106,6 +108,7 @@ class Gateway:
             relay_limits=tuning.relay_limits,
             cache=self.caching if settings.cache_max_bytes else None,
             presets=tuning.presets,
+            tracing=self.tracing,
             forward_priority=settings.forward_priority,
             default_max_tokens=settings.default_max_tokens,
         )
@@ -180,6 +183,8 @@ class Gateway:
             await self.turns.close()
         if self.database is not None:
             self.database.close()
+        if self.tracing is not None:
+            await self.tracing.sink.close()
 
     def change(self, settings: Settings, tuning: Tuning) -> None:
         """Run by other settings from now on; those that are not hot must be the same as before."""
@@ -189,6 +194,8 @@ class Gateway:
             self.membership.change(tuning.sources)
         self.settings = settings
         self.recorder.writer = self._writer if settings.access_log else None
+        if self.tracing is not None:
+            self.tracing.ratio = settings.trace_sample_ratio
         for replica in self.replicas:
             replica.upstream.connect_timeout_s = settings.connect_timeout_s
             replica.upstream.idle_s = settings.upstream_idle_s

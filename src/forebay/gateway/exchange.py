@@ -3,8 +3,8 @@
 An exchange is made by `server.py` when a relayed request's headers are in, filled by the pipeline and the relay, and
 read by the recorder when it is over.
 
-`steps` are its story, for spans and for `forebay why`: what was decided when, nothing of a prompt or an answer. Most
-requests have one step only. Each is a time, a name and plain details:
+`steps` are its story, for spans and for whoever asks why it was slow: what was decided when, nothing of a prompt or an
+answer. Most requests have one step only. Each is a time, a name and plain details:
 
     identified                        the key had to be looked up, and is known now
     limits_known                      the limits had to be asked elsewhere, and have answered
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from forebay.refusals import Refusal
     from forebay.replicas.replica import Replica
     from forebay.telemetry.metrics import Histogram
+    from forebay.telemetry.tracing import Trace
     from forebay.wire.body import Demand
 
 
@@ -93,7 +94,9 @@ class Exchange(msgspec.Struct, eq=False):
     body: bytes = b""
     request_id: str = ""
     engine_id: str = ""
-    traceparent: bytes | None = None
+    traceparent: bytes | None = None  # what the engine is told of the trace
+    tracestate: bytes = b""
+    trace: "Trace | None" = None  # where it is sampled
     principal: Principal | None = None
     identity: "Awaitable[Found] | None" = None  # what tells the principal, where that has to be waited for
     demand: "Demand | None" = None

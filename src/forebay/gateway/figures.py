@@ -30,6 +30,8 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
         lambda: [((), gateway.reloading is None or not gateway.reloading.why)],
     )
     metrics.watch(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
+    if (tracing := gateway.tracing) is not None:
+        metrics.watch(metric.TRACE_SPANS, lambda: [((result,), n) for result, n in tracing.sink.counts.items()])
     metrics.watch(metric.LIMITS_ENTRIES, lambda: [((), len(gateway.local_limits))])
     if gateway.shared_limits is not None:
         _watch_shared_limits(metrics, gateway.shared_limits)

@@ -41,9 +41,10 @@ from forebay.refusals import (
 from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
+from forebay.telemetry.tracing import Tracing, pass_on
 from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
 from forebay.wire.head import check_json
-from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, patience_of
+from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
 PRESET_HEADER = b"x-forebay-preset"
@@ -71,6 +72,7 @@ class Pipeline:
         relay_limits: RelayLimits,
         cache: Caching | None = None,
         presets: Presets | None = None,
+        tracing: Tracing | None = None,
         forward_priority: bool = False,
         default_max_tokens: int,
     ) -> None:
@@ -86,6 +88,7 @@ class Pipeline:
         self.relay_limits = relay_limits
         self.cache = cache
         self.presets = presets or Presets({})
+        self.tracing = tracing
         self.forward_priority = forward_priority
         self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
@@ -124,8 +127,10 @@ class Pipeline:
         exchange.request_id = exchange.engine_id
         if (theirs := headers.get(b"x-request-id")) is not None:
             exchange.request_id = accepted_request_id(theirs) or exchange.engine_id
-        if (trace := headers.get(b"traceparent")) is not None:
-            exchange.traceparent = accepted_traceparent(trace)
+        if self.tracing is not None:
+            self.tracing.begin(exchange)
+        elif b"traceparent" in headers:
+            pass_on(exchange)
 
     def _admit(self, exchange: Exchange, principal: Principal) -> None:
         exchange.principal = principal

@@ -26,6 +26,7 @@ from forebay.policy.routing import Choice, PassedBy, passed_by
 from forebay.policy.verdict import Lease, Outcome
 from forebay.refusals import EngineUnavailable, Overloaded, Refusal
 from forebay.replicas.replica import Replica
+from forebay.telemetry.tracing import not_sampled
 from forebay.upstream.connection import Connection
 from forebay.wire import resume
 from forebay.wire.resume import Continuation
@@ -126,6 +127,8 @@ class Sending(ABC):
             raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
         exchange.replica = replica
         exchange.steps.append((now, "attempt", replica.name, why, passed))
+        if exchange.trace is not None:
+            exchange.traceparent = exchange.trace.traceparent(len(exchange.steps))
         self._refreshed = fresh
         if not fresh:  # else it is the same attempt: how the replica stood is told by when it was asked first
             exchange.attempts += 1
@@ -164,10 +167,15 @@ class Sending(ABC):
             replica.request_head(exchange.route.method, path),
             engine_id.encode(),
             self._priority_line() if self._pipeline.forward_priority else b"",
-            b"traceparent: %s\r\n" % exchange.traceparent if exchange.traceparent else b"",
+            self._trace_lines() if exchange.traceparent is not None or self._pipeline.tracing is not None else b"",
             len(body),
             body,
         )
+
+    def _trace_lines(self) -> bytes:
+        exchange = self._exchange
+        line = b"traceparent: %s\r\n" % (exchange.traceparent or not_sampled(exchange.engine_id))
+        return line + b"tracestate: %s\r\n" % exchange.tracestate if exchange.tracestate else line
 
     def _priority_line(self) -> bytes:
         """vLLM schedules the lowest number first; ours is the highest."""

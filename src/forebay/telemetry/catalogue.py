@@ -313,6 +313,13 @@ LOOP_LAG = Metric(
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )
+TRACE_SPANS = Metric(
+    "forebay_trace_spans_total",
+    "counter",
+    "Spans of traced requests, by what became of them: sent, failed (the receiver did not take them), dropped (too "
+    "many waited).",
+    ("result",),
+)
 BUILD = Metric("forebay_build_info", "gauge", "Always 1; says which version runs.", ("version",))
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

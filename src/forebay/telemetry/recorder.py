@@ -16,6 +16,7 @@ from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
 from forebay.telemetry.tenants import TenantFigures
+from forebay.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from forebay.gateway.exchange import Exchange
@@ -82,7 +83,8 @@ class _Series:
 
 
 class Recorder:
-    """Told of each exchange's tokens and end. `writer` takes access lines and `tally` usage, None where it is off."""
+    """Told of each exchange's tokens and end. `writer` takes access lines, `tally` usage and `tracing` what is sampled;
+    None where it is off."""
 
     def __init__(
         self,
@@ -90,11 +92,13 @@ class Recorder:
         writer: LogWriter | None,
         tally: Tally | None = None,
         tenants: TenantFigures | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.tenants = tenants or TenantFigures(0)
         self._metrics = metrics
         self.writer = writer
         self._tally = tally
+        self._tracing = tracing
         self._series: dict[tuple[str, str], _Series] = {}
         self.answered = 0
 
@@ -143,6 +147,8 @@ class Recorder:
                 self._metrics.counter(metric.RESUMES, (exchange.route.name,)).value += exchange.resumes
         if exchange.limit_hit is not None:
             self._metrics.counter(metric.LIMIT_REFUSALS, exchange.limit_hit).value += 1
+        if self._tracing is not None and exchange.trace is not None:
+            self._tracing.finished(exchange, outcome, status, now)
         if self.writer is not None:
             self.writer.write(_access_line(exchange, outcome, status, stream, now))
 

@@ -47,6 +47,13 @@ def accepted_traceparent(value: bytes | None) -> bytes | None:
     return value
 
 
+def accepted_tracestate(value: bytes | None) -> bytes:
+    """The caller's W3C `tracestate`, passed on as it is if it is printable and at most 512 bytes; else empty."""
+    if value is None or len(value) > 512 or not value.isascii() or not value.decode("ascii").isprintable():
+        return b""
+    return value
+
+
 def patience_of(headers: dict[bytes, bytes]) -> float:
     """For how long a caller will wait for its turn, seconds: as `x-request-timeout-ms` says, else as OpenAI's clients
     tell of themselves; infinity where neither does. Raises `BadRequest`."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from forebay.config.sources import load_settings
-from forebay.engines.spec import EngineSpec, NotEnoughDevices, engine_spec, misplaced, share_devices
+from forebay.engines.spec import EngineSpec, NotEnoughDevices, cache_key, engine_spec, misplaced, share_devices
 
 
 def a_spec(*theirs: str, gpus: tuple[str, ...] = (), env: dict[str, str] | None = None, **flags: Any) -> EngineSpec:
@@ -27,6 +27,19 @@ def test_settings_become_vllms_own_options() -> None:
     assert value_of(spec, "--max-model-len") == "2048"
     assert value_of(spec, "--tensor-parallel-size") == "2"
     assert "--quantization" not in spec.argv
+
+
+def test_the_engine_s_spans_go_where_the_gateway_s_do() -> None:
+    spec = a_spec(otlp_endpoint="http://collector:4318/otlp/", otlp_protocol="http/protobuf")
+    assert value_of(spec, "--otlp-traces-endpoint") == "http://collector:4318/otlp/v1/traces"
+    assert spec.env["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    assert spec.env["OTEL_SERVICE_NAME"] == "vllm"
+    spec = a_spec(otlp_endpoint="http://collector:4317", otlp_traces_endpoint="http://other:4317")
+    assert value_of(spec, "--otlp-traces-endpoint") == "http://other:4317"
+    assert "--otlp-traces-endpoint" not in a_spec().argv
+    assert "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" not in a_spec().env
+    traced = ("--dtype", "half", "--otlp-traces-endpoint", "http://c:4317")
+    assert cache_key("m", "1", traced) == cache_key("m", "1", traced[:2]), "what was compiled is good for both"
 
 
 def test_what_the_user_says_wins_however_it_is_written() -> None:

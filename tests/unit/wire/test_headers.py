@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
+from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, accepted_tracestate
 
 
 def test_ids_are_of_32_digits_and_none_comes_twice() -> None:
@@ -31,3 +31,9 @@ def test_a_well_formed_traceparent_is_taken_and_no_other() -> None:
     assert accepted_traceparent(GOOD) == GOOD
     bad = [None, b"", GOOD[:-1], b"01" + GOOD[2:], GOOD.upper(), GOOD.replace(b"-", b"0"), GOOD.replace(b"a", b"0")]
     assert [accepted_traceparent(value) for value in bad] == [None] * len(bad)
+
+
+def test_a_tracestate_is_passed_on_as_it_is_or_not_at_all() -> None:
+    assert accepted_tracestate(b"vendor=a,other=b") == b"vendor=a,other=b"
+    bad = [None, b"", b"x" * 513, b"a=\xff", b"a=b\tc"]
+    assert [accepted_tracestate(value) for value in bad] == [b""] * len(bad)
