@@ -6,11 +6,20 @@
  *   init !9           the driver is not loaded
  *   xid.1 79          GPU 0 reports the Xid 79 as the first event; 1079 were the same of GPU 1
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#define NULL ((void *)0) /* no headers: a machine without a compiler has none of the C library's either */
+typedef unsigned long size_t;
+typedef struct file FILE;
+FILE *fopen(const char *path, const char *mode);
+char *fgets(char *line, int size, FILE *file);
+int fclose(FILE *file);
+int snprintf(char *text, size_t size, const char *format, ...);
+int atoi(const char *text);
+unsigned long long strtoull(const char *text, char **end, int radix);
+char *getenv(const char *name);
+size_t strlen(const char *text);
+size_t strcspn(const char *text, const char *these);
+int strncmp(const char *one, const char *other, size_t most);
 
-#define EXPORT __attribute__((visibility("default")))
 #define PARTS 64
 
 typedef size_t device; /* 1 + the GPU's number, and 1 + the part's number times PARTS */
@@ -76,19 +85,19 @@ static int driver(void) {
     return status == NOT_SUPPORTED ? OK : status;
 }
 
-EXPORT int nvmlInitWithFlags(unsigned flags) { return (void)flags, driver(); }
-EXPORT int nvmlShutdown(void) { return OK; }
-EXPORT const char *nvmlErrorString(int status) { return status == 9 ? "Driver Not Loaded" : "an error"; }
-EXPORT int nvmlSystemGetDriverVersion(char *text, unsigned size) { return text_of("version", text, size); }
+int nvmlInitWithFlags(unsigned flags) { return (void)flags, driver(); }
+int nvmlShutdown(void) { return OK; }
+const char *nvmlErrorString(int status) { return status == 9 ? "Driver Not Loaded" : "an error"; }
+int nvmlSystemGetDriverVersion(char *text, unsigned size) { return text_of("version", text, size); }
 
-EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
     unsigned long long found = 0;
     int status = number_of("cuda", &found);
     *version = (int)found;
     return status;
 }
 
-EXPORT int nvmlDeviceGetCount_v2(unsigned *count) {
+int nvmlDeviceGetCount_v2(unsigned *count) {
     unsigned long long found = 0;
     int status = driver();
     if (status == OK)
@@ -97,74 +106,74 @@ EXPORT int nvmlDeviceGetCount_v2(unsigned *count) {
     return status;
 }
 
-EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, device *found) {
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, device *found) {
     unsigned ignored;
     *found = index + 1;
     return small(*found, "handle", &ignored) == NOT_SUPPORTED ? OK : small(*found, "handle", &ignored);
 }
 
-EXPORT int nvmlDeviceGetName(device one, char *text, unsigned size) { return word_of(one, "name", text, size); }
-EXPORT int nvmlDeviceGetUUID(device one, char *text, unsigned size) { return word_of(one, "uuid", text, size); }
-EXPORT int nvmlDeviceGetPowerUsage(device one, unsigned *mw) { return small(one, "power", mw); }
+int nvmlDeviceGetName(device one, char *text, unsigned size) { return word_of(one, "name", text, size); }
+int nvmlDeviceGetUUID(device one, char *text, unsigned size) { return word_of(one, "uuid", text, size); }
+int nvmlDeviceGetPowerUsage(device one, unsigned *mw) { return small(one, "power", mw); }
 
-EXPORT int nvmlDeviceGetTemperature(device one, int sensor, unsigned *celsius) {
+int nvmlDeviceGetTemperature(device one, int sensor, unsigned *celsius) {
     return (void)sensor, small(one, "temperature", celsius);
 }
 
-EXPORT int nvmlDeviceGetUtilizationRates(device one, unsigned *rates) {
+int nvmlDeviceGetUtilizationRates(device one, unsigned *rates) {
     rates[1] = 0;
     return small(one, "utilization", rates);
 }
 
-EXPORT int nvmlDeviceGetMemoryInfo_v2(device one, void *told) {
+int nvmlDeviceGetMemoryInfo_v2(device one, void *told) {
     struct { unsigned version; unsigned long long total, reserved, free, used; } *memory = told;
     int status = figure_of(one, "used_v2", &memory->used);
     return status == OK ? figure_of(one, "total", &memory->total) : status;
 }
 
-EXPORT int nvmlDeviceGetMemoryInfo(device one, unsigned long long *memory) { /* total, free, used */
+int nvmlDeviceGetMemoryInfo(device one, unsigned long long *memory) { /* total, free, used */
     int status = figure_of(one, "used", &memory[2]);
     return status == OK ? figure_of(one, "total", &memory[0]) : status;
 }
 
-EXPORT int nvmlDeviceGetTotalEccErrors(device one, int type, int counter, unsigned long long *count) {
+int nvmlDeviceGetTotalEccErrors(device one, int type, int counter, unsigned long long *count) {
     return type == 1 && counter == 0 ? figure_of(one, "ecc", count) : NOT_SUPPORTED; /* uncorrected, volatile */
 }
 
-EXPORT int nvmlDeviceGetCudaComputeCapability(device one, int *major, int *minor) {
+int nvmlDeviceGetCudaComputeCapability(device one, int *major, int *minor) {
     unsigned found = 0;
     int status = small(one, "capability", &found);
     *major = (int)found / 10, *minor = (int)found % 10;
     return status;
 }
 
-EXPORT int nvmlDeviceGetMigMode(device one, unsigned *now, unsigned *later) {
+int nvmlDeviceGetMigMode(device one, unsigned *now, unsigned *later) {
     unsigned parts;
     int status = small(one, "parts", &parts);
     *now = *later = 1;
     return status;
 }
 
-EXPORT int nvmlDeviceGetMaxMigDeviceCount(device one, unsigned *count) { return small(one, "parts", count); }
+int nvmlDeviceGetMaxMigDeviceCount(device one, unsigned *count) { return small(one, "parts", count); }
 
-EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(device one, unsigned index, device *part) {
+int nvmlDeviceGetMigDeviceHandleByIndex(device one, unsigned index, device *part) {
     char ignored[256];
     *part = one + PARTS * (index + 1);
     return word_of(*part, "name", ignored, sizeof ignored) == OK ? OK : NOT_FOUND;
 }
 
-EXPORT int nvmlEventSetCreate(void **set) { return *set = &events, OK; }
-EXPORT int nvmlEventSetFree(void *set) { return (void)set, OK; }
+int nvmlEventSetCreate(void **set) { return *set = &events, OK; }
+int nvmlEventSetFree(void *set) { return (void)set, OK; }
 
-EXPORT int nvmlDeviceGetSupportedEventTypes(device one, unsigned long long *types) {
+int nvmlDeviceGetSupportedEventTypes(device one, unsigned long long *types) {
     return figure_of(one, "events", types);
 }
 
-EXPORT int nvmlDeviceRegisterEvents(device one, unsigned long long types, void *set) {
+int nvmlDeviceRegisterEvents(device one, unsigned long long types, void *set) {
     return (void)one, (void)types, (void)set, OK;
 }
 
-EXPORT int nvmlEventSetWait_v2(void *set, void *told, unsigned timeout) {
+int nvmlEventSetWait_v2(void *set, void *told, unsigned timeout) {
     struct { device one; unsigned long long type, data; unsigned instance, compute; } *event = told;
     unsigned long long found = 0;
     char key[64];

@@ -43,6 +43,7 @@ from forebay.store.ledger import open_ledger
 from forebay.store.tokens import Tokens
 from forebay.store.turns import Turns
 from forebay.telemetry.engines import EngineView
+from forebay.telemetry.gpu import GpuWatch
 from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
@@ -111,6 +112,7 @@ class Gateway:
         )
         self.batching = Batching(settings, database, self.pipeline, default) if database is not None else None
         self.engine_metrics = EngineMetrics(self)
+        self.gpus = GpuWatch(settings.gpu_interval_s)
         self.connections: set[Any] = set()
         self.watchers: set[Any] = set()  # connections to the metrics port
         self.outbox = Outbox()  # of all client connections
@@ -143,6 +145,7 @@ class Gateway:
             self._spawn(self.ledger.run())
         self._spawn(keep_time(self))
         self._spawn(watch_lag(self.metrics))
+        self.gpus.start()
         if self.reloading is not None:
             self._spawn(self.reloading.watch())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
@@ -159,6 +162,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
+        self.gpus.stop()
         if self.batching is not None:
             await self.batching.close()
         if self.shared_limits is not None:

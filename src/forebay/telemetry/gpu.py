@@ -21,7 +21,6 @@ log = logging.getLogger("forebay.gpu")
 ASK_AGAIN_S = 30.0
 STALE_AFTER = 3  # intervals
 LEAST_STALE_S = 15.0
-JOIN_S = 1.0
 _GAUGES = {
     metric.GPU_UTILIZATION: lambda gpu: gpu.utilization,
     metric.GPU_MEMORY_USED: lambda gpu: gpu.memory_used_bytes,
@@ -52,10 +51,8 @@ class GpuWatch:
             self._thread.start()
 
     def stop(self) -> None:
-        """End it. A driver that hangs is not waited for."""
+        """Have it end. It is not waited for: a driver may hang."""
         self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join(JOIN_S)
 
     @property
     def gpus(self) -> list[Gpu]:
