@@ -9,6 +9,7 @@ are served until the engine has ended.
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -179,5 +180,6 @@ class AgentServer(uvicorn.Server):
 async def run_agent(
     settings: Settings, spec: EngineSpec, writer: LogWriter, sock: socket.socket, on_ready: Callable[[], None]
 ) -> None:
-    """Start the engine and tell of it until a signal; then drain it and end it."""
+    """Start the engine and tell of it until a signal; then drain it and end it. SIGHUP has a log file opened again."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, writer.reopen)
     await AgentServer(Agent(settings, spec, writer, on_ready)).serve([sock])

@@ -1,9 +1,7 @@
 """A stand-in for NVIDIA's driver: a shared library compiled here, and the file that tells it what to answer."""
 
 import ctypes
-import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,10 +64,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     """The driver, met by this process too: a library once loaded is found again by the name that it has."""
     ctypes.CDLL(str(library / LIBRARY))
     fake = FakeDriver(library, tmp_path / "nvml")
     monkeypatch.setenv("FAKE_NVML", fake.env["FAKE_NVML"])
-    assert os.environ["FAKE_NVML"]
-    yield fake
+    return fake

@@ -175,7 +175,7 @@ def test_the_doctor_asks_the_same_driver(driver: FakeDriver) -> None:
 
 
 async def test_a_gateway_shows_them_in_metrics_to_administrators_and_in_top(driver: FakeDriver) -> None:
-    from tests.gateway.test_process import gateway_process  # noqa: PLC0415
+    from tests.gateway.test_process import gateway_process
 
     driver.change(xid_1="79")
     with pytest.MonkeyPatch.context() as patch:

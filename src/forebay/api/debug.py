@@ -34,7 +34,7 @@ router = APIRouter(prefix="/debug", tags=["admin"], route_class=AdmittedRoute)
 
 @router.get("/runtime", summary="What this process is and does")
 async def runtime(request: Request) -> dict[str, Any]:
-    """Versions, settings without secrets, engines' command lines, tasks, connections, memory, GPUs, caches and queues."""
+    """Versions, settings without secrets, engines' commands, tasks, connections, memory, GPUs, caches and queues."""
     gateway: Gateway = request.app.state.gateway
     return {
         "uptime_s": round(monotonic() - request.app.state.started_at, 3),

@@ -14,6 +14,7 @@ from forebay.gateway.cors import lines_by_origin
 from forebay.gateway.engine_metrics import EngineMetrics
 from forebay.gateway.figures import watch_figures
 from forebay.gateway.parts import (
+    access_sampling,
     breaker_limits,
     default_limits,
     make_admission,
@@ -48,6 +49,7 @@ from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
 from forebay.telemetry.recorder import Recorder
+from forebay.telemetry.redaction import secrets_of
 from forebay.telemetry.tenants import TenantFigures
 from forebay.wire.headers import RequestIds, accepted_request_id
 
@@ -78,6 +80,7 @@ class Gateway:
         tally = self.ledger.tally if self.ledger is not None else None
         tenants = TenantFigures(settings.max_tenant_series)
         self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants)
+        self.recorder.sampling = access_sampling(settings)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
@@ -192,6 +195,8 @@ class Gateway:
         if tuning.sources is not None:
             self.membership.change(tuning.sources)
         self.settings = settings
+        self._writer.redactor.learn(secrets_of(settings))
+        self.recorder.sampling = access_sampling(settings)
         self.recorder.writer = self._writer if settings.access_log else None
         for replica in self.replicas:
             replica.upstream.connect_timeout_s = settings.connect_timeout_s

@@ -18,6 +18,7 @@ from forebay.store.database import Database
 from forebay.store.ledger import Ledger
 from forebay.store.seeded_limits import SeededLimits
 from forebay.store.shared_limits import SharedLimits
+from forebay.telemetry.sampling import AccessSampling
 from forebay.upstream.pool import Address, UpstreamPool
 
 ENGINE_CONCURRENCY = 256  # vLLM's own default on most machines
@@ -31,6 +32,13 @@ def make_admission(rules: AdmissionRules, replicas: ReplicaPool) -> Admission:
         promise=lambda: asyncio.get_running_loop().create_future(),
         random=random.random,
     )
+
+
+def access_sampling(settings: Settings) -> AccessSampling | None:
+    """Which requests have their log line, where not all have."""
+    if settings.access_log_sample_ratio >= 1:
+        return None
+    return AccessSampling(settings.access_log_sample_ratio, settings.access_log_slow_s)
 
 
 def default_limits(settings: Settings) -> Defaults:

@@ -198,6 +198,7 @@ class Sending(ABC):
             self._end_badly(no, now)
             return
         self._avoid, self._why, self._continuation = self._exchange.replica, refusal, plan
+        self._pipeline.recorder.goes_on(self._exchange, refusal, resumes=plan is not None)
         self._take_over(now)
 
     def _no_takeover(self, refusal: Refusal, now: float) -> Refusal | None:

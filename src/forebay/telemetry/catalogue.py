@@ -289,7 +289,9 @@ BATCH_LINES = Metric(
     "forebay_batch_lines_total", "counter", "Lines of batches that are over: answered, or failed.", ("outcome",)
 )
 GPU = ("gpu", "mig", "name")  # `mig` is empty for a whole GPU, as if there were no such label
-GPU_UTILIZATION = Metric("forebay_gpu_utilization_ratio", "gauge", "Share of the time that the GPU was busy, 0 to 1.", GPU)
+GPU_UTILIZATION = Metric(
+    "forebay_gpu_utilization_ratio", "gauge", "Share of the time that the GPU was busy, 0 to 1.", GPU
+)
 GPU_MEMORY_USED = Metric("forebay_gpu_memory_used_bytes", "gauge", "GPU memory in use.", GPU)
 GPU_MEMORY_TOTAL = Metric("forebay_gpu_memory_total_bytes", "gauge", "GPU memory that there is.", GPU)
 GPU_TEMPERATURE = Metric("forebay_gpu_temperature_celsius", "gauge", "The GPU's temperature.", GPU)

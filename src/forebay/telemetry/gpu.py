@@ -21,7 +21,7 @@ log = logging.getLogger("forebay.gpu")
 ASK_AGAIN_S = 30.0
 STALE_AFTER = 3  # intervals
 LEAST_STALE_S = 15.0
-_GAUGES = {
+_GAUGES: dict[metric.Metric, Callable[[Gpu], float | None]] = {
     metric.GPU_UTILIZATION: lambda gpu: gpu.utilization,
     metric.GPU_MEMORY_USED: lambda gpu: gpu.memory_used_bytes,
     metric.GPU_MEMORY_TOTAL: lambda gpu: gpu.memory_total_bytes,
@@ -98,7 +98,9 @@ class GpuWatch:
             while not self._ending.wait(self._interval_s):
                 for gpu, number in nvml.faults():
                     self._faults[gpu.labels] += 1
-                    log.warning("a GPU reports a fault", extra={"gpu": gpu.index, "model_name": gpu.name, "xid": number})
+                    log.warning(
+                        "a GPU reports a fault", extra={"gpu": gpu.index, "model_name": gpu.name, "xid": number}
+                    )
                 self._keep(nvml.gpus())
         except NoDriver as why:
             self._gpus = []

@@ -73,7 +73,8 @@ class Nvml:
 
     def driver(self) -> str | None:
         """The driver's version."""
-        return self._ask("nvmlSystemGetDriverVersion")
+        told: str | None = self._ask("nvmlSystemGetDriverVersion")
+        return told
 
     def cuda(self) -> tuple[int, int] | None:
         """The newest CUDA that the driver takes."""

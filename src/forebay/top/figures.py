@@ -95,9 +95,10 @@ def _gpu_name(labels: Labels) -> str:
 
 
 def _gpu(values: Values, labels: Labels) -> Gpu:
-    told = [values.get(metric.name, {}).get(labels) for metric in GPU_METRICS]
+    busy, used, total, temperature, power = (values.get(metric.name, {}).get(labels) for metric in GPU_METRICS)
     faults = sum(values.get(metric.name, {}).get(labels, 0.0) for metric in GPU_FAULTS)
-    return Gpu(_gpu_name(labels), dict(labels).get("name", "?"), *told, faults)
+    model = dict(labels).get("name", "?")
+    return Gpu(_gpu_name(labels), model, busy, used, total, temperature, power, faults)
 
 
 def _figures(change: "_Change", where: tuple[Where, ...]) -> Figures:

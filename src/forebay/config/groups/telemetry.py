@@ -47,7 +47,11 @@ class TelemetrySettings(Group):
     )
     access_log: bool = setting(True, "One log line a request.", hot=True)
     access_log_sample_ratio: float = setting(
-        1.0, "Share of requests that have their line, 0 to 1; errors and slow ones always have it.", hot=True, ge=0, le=1
+        1.0,
+        "Share of requests that have their line, 0 to 1; errors and slow ones always have it.",
+        hot=True,
+        ge=0,
+        le=1,
     )
     access_log_slow_s: Seconds = setting(30.0, "Seconds from which on a request is slow, for its log line.", hot=True)
     gpu_interval_s: SecondsOrZero = setting(
