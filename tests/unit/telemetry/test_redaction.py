@@ -70,9 +70,8 @@ def test_the_secrets_that_a_process_was_given_are_told_nowhere() -> None:
     }
     settings, _ = load_settings(flags, env={})
     hide = Redactor(secrets_of(settings, {"HF_TOKEN": f"{CANARY}-7"}))
-    for number in "123467":
+    for number in ("1", "2", "3" + "x" * 32, "4", "6", "7", "@5", "%405"):
         assert CANARY not in hide.text(f"x{CANARY}-{number}y")
-    assert CANARY not in hide.text(f"{CANARY}-@5 {CANARY}-%405")
 
 
 def test_every_secret_setting_is_known() -> None:
