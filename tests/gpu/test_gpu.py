@@ -20,8 +20,11 @@ from forebay.top.sample import Sample
 from tests.gateway.calls import AUTH
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import fetch
+from tests.gateway.test_agent import StartAgent, start_agent
+from tests.gateway.test_process import gateway_process
 from tests.gpu.conftest import FakeDriver
 
+__all__ = ["start_agent"]  # a fixture
 H200 = '{gpu="0",mig="",name="NVIDIA H200"}'
 T4 = '{gpu="1",mig="",name="Tesla T4"}'
 
@@ -175,11 +178,9 @@ def test_the_doctor_asks_the_same_driver(driver: FakeDriver) -> None:
 
 
 async def test_a_gateway_shows_them_in_metrics_to_administrators_and_in_top(driver: FakeDriver) -> None:
-    from tests.gateway.test_process import gateway_process
-
     driver.change(xid_1="79")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**driver.env, "ADMIN_API_KEYS": "sk-admin"}.items():
+        for name, value in {**driver.env, "ADMIN_KEYS": "sk-admin"}.items():
             patch.setenv(name, value)
         async with FakeEngine() as engine, gateway_process(engine, "--gpu-interval-s", "0.05") as (_, url):
             async with asyncio.timeout(10):
@@ -187,7 +188,25 @@ async def test_a_gateway_shows_them_in_metrics_to_administrators_and_in_top(driv
                     text := (await fetch(url, "GET", "/metrics", b"", **AUTH)).body.decode()
                 ):
                     await asyncio.sleep(0.02)
+            admin = {"authorization": "Bearer sk-admin"}
+            told = (await fetch(url, "GET", "/debug/runtime", **admin)).json()["gpus"]
+    assert [(one["uuid"], one["xid_errors"]) for one in told] == [("GPU-aaaa", 1), ("GPU-bbbb", 0)]
     values = Sample.of(text, 0.0).values
     first, second = view(values, values, 1.0).gpus
     assert (first.name, first.model, first.utilization, first.faults) == ("0", "NVIDIA H200", 0.37, 3)
     assert (second.power_watts, second.memory_total_bytes) == (None, 20)
+
+
+async def test_an_agent_shows_them_too(driver: FakeDriver, start_agent: StartAgent) -> None:
+    async with start_agent("--gpu-interval-s", "0.05", **driver.env) as agent, asyncio.timeout(10):
+        while (await agent.figures()).get(f"forebay_gpu_power_watts{H200}") != 350.5:
+            await asyncio.sleep(0.02)
+        driver.change(init="!9")
+        while f"forebay_gpu_power_watts{H200}" in await agent.figures():
+            await asyncio.sleep(0.02)
+
+
+async def test_none_are_looked_at_where_that_is_not_wanted(driver: FakeDriver, start_agent: StartAgent) -> None:
+    async with start_agent("--gpu-interval-s", "0", **driver.env) as agent:
+        await agent.until_ready()
+        assert not any(name.startswith("forebay_gpu_") for name in await agent.figures())

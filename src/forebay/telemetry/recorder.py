@@ -178,8 +178,10 @@ class Recorder:
         """An attempt came to nothing, and another replica is asked."""
         replica = exchange.replica.name if exchange.replica is not None else ""
         fields = {"replica": replica, "attempt": exchange.attempts, "takeovers": exchange.takeovers, "why": why.code}
-        message = "a stream is taken over" if resumes else "an attempt failed; another is made"
-        log.warning(message, extra={**about(exchange), **fields})
+        log.warning(
+            "a stream is taken over" if resumes else "an attempt failed; another is made",
+            extra={**about(exchange), **fields},
+        )
 
     def _of(self, exchange: "Exchange") -> _Series:
         key = (exchange.route.name, exchange.model)
