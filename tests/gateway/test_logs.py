@@ -194,9 +194,11 @@ async def test_a_log_file_that_was_moved_is_made_again_at_sighup(tmp_path: Path)
     assert [json.loads(line)["message"] for line in moved.read_text().splitlines()].count("request") == 1
 
 
-async def test_a_pipe_that_nobody_reads_holds_up_neither_requests_nor_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
+@pytest.mark.parametrize("sink", ["a pipe that nobody reads", "/dev/full"])
+async def test_a_sink_that_takes_nothing_holds_up_neither_requests_nor_the_end(sink: str, tmp_path: Path) -> None:
+    path = Path(sink) if sink.startswith("/") else tmp_path / "fifo"
+    if not path.exists():
+        os.mkfifo(path)
     flags = ("--log-file", str(path), "--log-level", "debug")
     async with FakeEngine() as engine, gateway_process(engine, *flags) as (process, url):
         for _ in range(3):

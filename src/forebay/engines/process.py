@@ -17,6 +17,7 @@ from pathlib import Path
 
 from forebay.engines.output import MAX_LINE_BYTES, Output
 from forebay.engines.spec import EngineSpec
+from forebay.telemetry.redaction import without_shapes
 
 log = logging.getLogger("forebay.engine")
 
@@ -144,7 +145,7 @@ class EngineProcess:
             self.oom_events += 1
         told_as_error = said.level is not None and said.level >= logging.ERROR
         if told_as_error or (said.level is None and ("Error" in said.message or " error: " in said.message)):
-            self.last_error = said.message
+            self.last_error = without_shapes(said.message)  # shown to whoever asks for health
         log.log(said.level or logging.INFO, said.message, extra={"engine": self._spec.name})
 
 

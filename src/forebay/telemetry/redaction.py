@@ -24,10 +24,15 @@ _NAME = (
     r"(?:[\w-]{0,40}[_-])?(?:(?:api|secret|access|private|auth|signing)[_-]?keys?|token"
     r"|passw(?:or)?ds?|passphrase|secrets?|credentials?|(?:proxy-)?authorization|(?:set-)?cookie)"
 )
-_VALUE = r"(?:\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|\[[^\]]*\]?|(?:Bearer|Basic|Digest)\s+\S+|[^\s,;&}\])]+)"
+_QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|\[[^\]]*\]?|(?:Bearer|Basic|Digest)\s+\S+"
+_WORD = r"[^\s,;&}\])]+"
+_LAST = r"(?=[\s\"']*(?:[,;&}\])\n]|$))"  # else it is a sentence: "api_keys: there is none"
+_VALUE = rf"(?:{_QUOTED}|{_WORD})"
+_AFTER_COLON = rf"(?:{_QUOTED}|(?=\S{{0,200}}[\d_/+=]){_WORD}|{_WORD}{_LAST})"
 _SECRET_FIELD = re.compile(_NAME, re.IGNORECASE)
 _NAMED = re.compile(
-    rf"(?<![\w-])((?:--?)?{_NAME}[\"']?(?:\s*[:=]\s*))(?!\s*(?:None|null|\*\*\*)\b){_VALUE}", re.IGNORECASE
+    rf"(?<![\w-])((?:--?)?{_NAME}[\"']?\s*(?:=\s*(?!None\b|null\b|\*\*\*)|:\s*(?!None\b|null\b|\*\*\*)(?={_AFTER_COLON}))){_VALUE}",
+    re.IGNORECASE,
 )
 _OPTION = re.compile(rf"(?<![\w-])(--?{_NAME}[\"']?,?\s+){_VALUE}", re.IGNORECASE)
 _SHAPES = re.compile(

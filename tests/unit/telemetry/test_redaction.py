@@ -29,6 +29,8 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJtZSJ9.c2lnbmF0dXJl"
         ("HF_TOKEN=canary FOREBAY_SECRET_KEY=canary", "HF_TOKEN=*** FOREBAY_SECRET_KEY=***"),
         ("user=me password=canary host=h", "user=me password=*** host=h"),
         ("https://x/y?access_token=canary&z=1", "https://x/y?access_token=***&z=1"),
+        ("token: canary7 is no good", "token: *** is no good"),
+        ("password: canary", "password: ***"),
         ('password: "two words, canary" left', "password: *** left"),
         ("key sk-canarycanary is wrong", "key *** is wrong"),
         (f"key fb-ab12-{'canary_-' * 6} is wrong", "key *** is wrong"),
@@ -51,6 +53,8 @@ def test_what_looks_like_a_secret_is_not_told(text: str, told: str) -> None:
         "GPU KV cache size: 1,024 tokens, key_id=k1, the API keys are read again",
         "https://host:8000/v1/models?limit=2 and http://[::1]:1/",
         "{'api_key': None, 'tokenizer': 'x'}",
+        "api_keys: there is no key any more; to let everybody in, restart",
+        "secret_key: must be long",
         "task-killer, disk-usage and risk-free",
     ],
 )
