@@ -18,6 +18,7 @@ from forebay.gateway.parts import (
     breaker_limits,
     default_limits,
     make_admission,
+    make_recorder,
     make_replica,
     seeded_limits,
     shared_entries,
@@ -48,9 +49,7 @@ from forebay.telemetry.gpu import GpuWatch
 from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
-from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.redaction import secrets_of
-from forebay.telemetry.tenants import TenantFigures
 from forebay.wire.headers import RequestIds, accepted_request_id
 
 log = logging.getLogger("forebay.gateway")
@@ -78,9 +77,7 @@ class Gateway:
         self.metrics = Metrics()
         self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
-        tenants = TenantFigures(settings.max_tenant_series)
-        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants)
-        self.recorder.sampling = access_sampling(settings)
+        self.recorder = make_recorder(settings, self.metrics, writer, tally)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn

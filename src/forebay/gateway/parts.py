@@ -11,6 +11,7 @@ from forebay.policy.limits import Defaults, Limits
 from forebay.policy.line import AdmissionRules
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP
+from forebay.policy.usage import Tally
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.store.cache_redis import SharedEntries
@@ -18,7 +19,11 @@ from forebay.store.database import Database
 from forebay.store.ledger import Ledger
 from forebay.store.seeded_limits import SeededLimits
 from forebay.store.shared_limits import SharedLimits
+from forebay.telemetry.logging import LogWriter
+from forebay.telemetry.metrics import Metrics
+from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.sampling import AccessSampling
+from forebay.telemetry.tenants import TenantFigures
 from forebay.upstream.pool import Address, UpstreamPool
 
 ENGINE_CONCURRENCY = 256  # vLLM's own default on most machines
@@ -32,6 +37,14 @@ def make_admission(rules: AdmissionRules, replicas: ReplicaPool) -> Admission:
         promise=lambda: asyncio.get_running_loop().create_future(),
         random=random.random,
     )
+
+
+def make_recorder(settings: Settings, metrics: Metrics, writer: LogWriter, tally: Tally | None) -> Recorder:
+    """What is told of each exchange."""
+    tenants = TenantFigures(settings.max_tenant_series)
+    recorder = Recorder(metrics, writer if settings.access_log else None, tally, tenants)
+    recorder.sampling = access_sampling(settings)
+    return recorder
 
 
 def access_sampling(settings: Settings) -> AccessSampling | None:
