@@ -9,6 +9,7 @@ are served until the engine has ended.
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -27,6 +28,7 @@ from forebay.engines.watch import watch_work
 from forebay.failures import Failure
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import watch_engines
+from forebay.telemetry.gpu import GpuWatch
 from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
@@ -61,6 +63,8 @@ class Agent:
         self.supervisor = Supervisor(spec, settings, self.upstream, self._follow)
         self.metrics = Metrics()
         watch_engines(self.metrics, [self.supervisor])
+        self.gpus = GpuWatch(settings.gpu_interval_s)
+        self.gpus.show_in(self.metrics)
         self.metrics.watch(metric.BUILD, lambda: [((__version__,), 1)])
         self.metrics.watch(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
 
@@ -94,6 +98,7 @@ class Agent:
 
     async def end(self) -> None:
         """End what goes on beside the engine."""
+        self.gpus.stop()
         self._unwatch()
         self.upstream.close()
 
@@ -161,6 +166,7 @@ class AgentServer(uvicorn.Server):
     async def main_loop(self) -> None:
         agent = self._agent
         lag = asyncio.create_task(watch_lag(agent.metrics))
+        agent.gpus.start()
         running = asyncio.create_task(agent.supervisor.run())
         running.add_done_callback(lambda _: agent.ending.begun.set())  # by itself only by a bug, raised below
         await agent.ending.begun.wait()
@@ -174,5 +180,6 @@ class AgentServer(uvicorn.Server):
 async def run_agent(
     settings: Settings, spec: EngineSpec, writer: LogWriter, sock: socket.socket, on_ready: Callable[[], None]
 ) -> None:
-    """Start the engine and tell of it until a signal; then drain it and end it."""
+    """Start the engine and tell of it until a signal; then drain it and end it. SIGHUP has a log file opened again."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, writer.reopen)
     await AgentServer(Agent(settings, spec, writer, on_ready)).serve([sock])

@@ -32,9 +32,9 @@ async def serve_engines(
 ) -> None:
     """Start an engine in each slot and serve over them until a signal; then drain, and end them.
 
-    SIGHUP has the settings read again by `loader`, and begins a rollout to the slots that `read_slots` then tells.
-    Sockets are made in `directory`; `on_ready` is called each time an engine has joined; `metrics_at` is the bound
-    metrics port, where there is one.
+    SIGHUP has a log file opened again and the settings read again by `loader`, and begins a rollout to the slots that
+    `read_slots` then tells. Sockets are made in `directory`; `on_ready` is called each time an engine has joined;
+    `metrics_at` is the bound metrics port, where there is one.
     """
     gateway = Gateway(settings, writer, database=database)
     server = GatewayServer(gateway, metrics_at)
@@ -46,6 +46,7 @@ async def serve_engines(
     loop = asyncio.get_running_loop()
 
     def read_again() -> None:
+        writer.reopen()
         if gateway.reloading is not None:
             gateway.reloading.begin()
         if rollout.begin():

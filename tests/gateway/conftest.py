@@ -23,6 +23,7 @@ from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source
 from forebay.store.database import open_database
 from forebay.telemetry.logging import LineHandler, LogWriter
+from forebay.telemetry.redaction import Redactor, secrets_of
 
 KEY = "sk-test"
 
@@ -90,7 +91,7 @@ def start_gateway(tmp_path: Path) -> StartGateway:
 @asynccontextmanager
 async def _serve(settings: Settings, sources: Sequence[Source], log_file: Path) -> AsyncIterator[Running]:
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    writer = LogWriter(descriptor, text=False)
+    writer = LogWriter(descriptor, text=False, redactor=Redactor(secrets_of(settings)))
     writer.start()
     logging.getLogger("forebay").handlers = [LineHandler(writer)]
     logging.getLogger("forebay").setLevel("INFO")

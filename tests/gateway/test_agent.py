@@ -346,3 +346,15 @@ def test_a_port_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
             )  # fmt: skip
             assert done.returncode == 1
             assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another {flag}" in done.stderr
+
+
+async def test_sighup_has_its_log_file_made_again_and_ends_nothing(start_agent: StartAgent, tmp_path: Path) -> None:
+    path, moved = tmp_path / "log", tmp_path / "moved"
+    async with start_agent("--log-file", str(path)) as agent, asyncio.timeout(20):
+        await agent.until_ready()
+        path.rename(moved)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.signal()
+        assert await agent.process.wait() == 0
+        assert "draining" in path.read_text()
+        assert "draining" not in moved.read_text()

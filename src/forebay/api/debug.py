@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (
     *("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "msgspec", "pydantic", "sqlalchemy", "psycopg"),
-    *("redis", "prometheus-client", "pyjwt", "cryptography", "typer"),
+    *("redis", "prometheus-client", "nvidia-ml-py", "pyjwt", "cryptography", "typer"),
 )
 ASK_S = 1.0
 MOST_TASKS = 200
@@ -34,7 +34,7 @@ router = APIRouter(prefix="/debug", tags=["admin"], route_class=AdmittedRoute)
 
 @router.get("/runtime", summary="What this process is and does")
 async def runtime(request: Request) -> dict[str, Any]:
-    """Versions, settings without secrets, engines' command lines, tasks, connections, memory, caches and queues."""
+    """Versions, settings without secrets, engines' commands, tasks, connections, memory, GPUs, caches and queues."""
     gateway: Gateway = request.app.state.gateway
     return {
         "uptime_s": round(monotonic() - request.app.state.started_at, 3),
@@ -45,6 +45,7 @@ async def runtime(request: Request) -> dict[str, Any]:
         "connections": _connections(gateway),
         "caches": _caches(gateway),
         "memory": _memory(),
+        "gpus": gateway.gpus.describe(),
         "gc": {
             "enabled": gc.isenabled(),
             "counts": gc.get_count(),

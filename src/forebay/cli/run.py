@@ -22,7 +22,7 @@ from forebay.store.tokens import KeySetError
 
 
 def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -> None:
-    """Serve over replicas that run elsewhere, until a signal; SIGHUP has the settings read again."""
+    """Serve over replicas that run elsewhere, until a signal; SIGHUP has settings read and logs opened again."""
     database = keys_database(settings)
     sock, writer = prepare(settings, settings.host, settings.port)
     announce_address(settings, sock)
@@ -31,7 +31,13 @@ def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -
     async def run() -> None:
         gateway = Gateway(settings, writer, sources=sources, database=database)
         gateway.reloading = Reloading(gateway, loader)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloading.begin)
+        reloading = gateway.reloading
+
+        def hang_up() -> None:
+            writer.reopen()
+            reloading.begin()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
         await GatewayServer(gateway, metrics_at).serve([sock])
 
     try:

@@ -18,19 +18,19 @@ from forebay.doctor.patient import Patient, Role
 def examine(patient: Patient) -> Iterator[Finding]:
     """Look at everything."""
     has_engine = patient.role is not Role.gateway
-    smi = facts.ask_smi() if has_engine else None
+    driver = facts.ask_driver() if has_engine else None
     yield machine.check_python(sys.version_info[:3], sys.executable)
     yield machine.check_platform(
-        platform.system(), platform.machine(), facts.cpu_flags(), runs_on_cpu=smi is not None and not smi.gpus
+        platform.system(), platform.machine(), facts.cpu_flags(), runs_on_cpu=driver is not None and not driver.gpus
     )
-    if smi is not None:
-        yield check_driver(smi, has_card=facts.has_nvidia_card())
-        for gpu in smi.gpus:
+    if driver is not None:
+        yield check_driver(driver, has_card=facts.has_nvidia_card())
+        for gpu in driver.gpus:
             yield from check_gpu(gpu)
         engine = ask_engine(patient.engine_python, try_import=not patient.quick)
         yield check_engine(engine)
         if engine.imported and not engine.hip:
-            yield check_cuda(smi.cuda, engine.cuda, has_gpu=bool(smi.gpus))
+            yield check_cuda(driver.cuda, engine.cuda, has_gpu=bool(driver.gpus))
         yield machine.check_shared_memory(facts.shared_memory_bytes(), patient.settings.tensor_parallel_size or 1)
     yield from _limits(patient)
     yield from _spaces(patient)

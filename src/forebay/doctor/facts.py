@@ -1,17 +1,18 @@
-"""The facts of this machine that checks judge: files, limits, nvidia-smi, clocks. I/O, and no judgement."""
+"""The facts of this machine that checks judge: files, limits, GPUs, clocks. I/O, and no judgement."""
 
 import contextlib
 import os
 import resource
 import shutil
 import stat
-import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from forebay.doctor.gpus import QUERY, Smi, cuda_of, read_gpus
+from forebay.doctor.gpus import Driver, Gpu
 from forebay.doctor.machine import Space, flags_of
+from forebay.telemetry.nvml import NoDriver, Nvml
 
 SHM, CPUINFO, PCI = Path("/dev/shm"), Path("/proc/cpuinfo"), Path("/sys/bus/pci/devices")  # noqa: S108
 NVIDIA, DISPLAY = "0x10de", "0x03"
@@ -87,19 +88,27 @@ def has_nvidia_card(devices: Path = PCI) -> bool:
     return False
 
 
-def ask_smi() -> Smi:
-    """What nvidia-smi says."""
-    if (program := shutil.which("nvidia-smi")) is None:
-        return Smi(installed=False)
+def ask_driver(within_s: float = WITHIN_S) -> Driver:
+    """What NVIDIA's driver says; one that hangs is not waited for."""
+    said: list[Driver] = []
+    asking = threading.Thread(target=lambda: said.append(_driver()), daemon=True)
+    asking.start()
+    asking.join(within_s)
+    return said[0] if said else Driver(installed=True, problem=f"no answer within {within_s:g} s")
+
+
+def _driver() -> Driver:
     try:
-        listed = _run(program, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits")
-        return Smi(installed=True, gpus=read_gpus(listed), cuda=cuda_of(_run(program)))
-    except subprocess.CalledProcessError as failed:
-        lines = (failed.stdout + failed.stderr).split("\n")
-        return Smi(installed=True, problem=lines[0].strip()[:300] or f"status {failed.returncode}")
-    except (OSError, subprocess.TimeoutExpired, ValueError) as failure:
-        return Smi(installed=True, problem=str(failure)[:300])
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=WITHIN_S).stdout  # noqa: S603
+        nvml = Nvml()
+    except NoDriver as why:
+        return Driver(why.installed, problem=str(why) if why.installed else "")
+    try:
+        gpus = tuple(
+            Gpu(one.index, one.name, one.memory_total_bytes, one.memory_used_bytes, one.capability)
+            for one in nvml.gpus(whole=True)
+        )
+        return Driver(True, nvml.driver() or "of an unknown version", gpus, nvml.cuda())
+    except NoDriver as why:
+        return Driver(True, problem=str(why))
+    finally:
+        nvml.close()

@@ -1,55 +1,36 @@
-"""Checks of GPUs, their driver and CUDA: what nvidia-smi says, judged. Pure."""
+"""Checks of GPUs, their driver and CUDA: what the driver says, judged. Pure."""
 
-import csv
 import re
 from dataclasses import dataclass
 
 from forebay.doctor.finding import Finding, ok, size, warning, wrong
 
-QUERY = "index,name,driver_version,memory.total,memory.used,compute_cap"
-MIB = 1024**2
 OLDEST, FULL = (7, 0), (8, 0)  # what vLLM runs on; what has bfloat16
 MUCH_USED = 0.1
-_CUDA = re.compile(r"CUDA Version\s*:\s*(\d+)\.(\d+)")
 
 Version = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU; None where nvidia-smi does not tell."""
+    """One GPU; None where its driver does not tell."""
 
     index: str
     name: str
-    driver: str
     memory_bytes: int | None
     used_bytes: int | None
     capability: Version | None
 
 
 @dataclass(frozen=True)
-class Smi:
-    """What nvidia-smi said; `problem` is why it said nothing. All empty where it is not installed."""
+class Driver:
+    """What NVIDIA's driver said; `problem` is why it said nothing. All empty where it is not installed."""
 
     installed: bool
+    version: str = ""
     gpus: tuple[Gpu, ...] = ()
     cuda: Version | None = None
     problem: str = ""
-
-
-def read_gpus(text: str) -> tuple[Gpu, ...]:
-    """`nvidia-smi --query-gpu=QUERY --format=csv,noheader,nounits`. Raises ValueError."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
-    return tuple(_gpu(row) for row in rows)
-
-
-def _gpu(row: list[str]) -> Gpu:
-    index, name, driver, total, used, capability = row
-    return Gpu(index, name, driver, _bytes(total), _bytes(used), version_of(capability))
-
-
-def _bytes(mib: str) -> int | None:
-    return int(mib) * MIB if mib.isdigit() else None
 
 
 def version_of(text: str | None) -> Version | None:
@@ -58,19 +39,13 @@ def version_of(text: str | None) -> Version | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def cuda_of(banner: str) -> Version | None:
-    """The newest CUDA that the driver takes, as nvidia-smi prints it at its top."""
-    found = _CUDA.search(banner)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def check_driver(smi: Smi, *, has_card: bool) -> Finding:
+def check_driver(driver: Driver, *, has_card: bool) -> Finding:
     """`has_card`: whether the machine has one of NVIDIA's, driver or not."""
-    if smi.problem:
+    if driver.problem:
         fix = "load or reinstall the driver (reboot after an update); in a container, start it with --gpus all"
-        return wrong("driver", f"nvidia-smi fails: {smi.problem}", fix)
-    if smi.gpus:
-        return ok("driver", f"NVIDIA {smi.gpus[0].driver}")
+        return wrong("driver", f"NVIDIA's driver does not answer: {driver.problem}", fix)
+    if driver.gpus:
+        return ok("driver", f"NVIDIA {driver.version}")
     if has_card:
         fix = "install NVIDIA's driver; in a container, the NVIDIA Container Toolkit and --gpus all"
         return wrong("driver", "there is an NVIDIA GPU and no driver", fix)

@@ -1,7 +1,8 @@
 """One running engine process: started on a leash, its log lines made ours, ended for good.
 
 The engine's standard output and error come out as lines of the logger `forebay.engine`, with vLLM's own level, the
-engine's name, and no control characters. Lines that tell of exhausted memory are counted.
+engine's name, and neither control characters nor prompts (`output.py`). Lines that tell of exhausted memory are
+counted.
 """
 
 import asyncio
@@ -14,20 +15,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from forebay.engines.output import MAX_LINE_BYTES, Output
 from forebay.engines.spec import EngineSpec
+from forebay.telemetry.redaction import without_shapes
 
 log = logging.getLogger("forebay.engine")
 
 LEASH = Path(__file__).with_name("leash.py")
-MAX_LINE_BYTES = 8192
 READ_BYTES = 65_536
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-_VLLM_LINE = re.compile(
-    r"(?:\((?P<process>[^)]*)\) )?(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ (?P<message>.*)"
-)
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|Cannot allocate memory", re.IGNORECASE)
-_LEVELS = logging.getLevelNamesMapping()
 KILLED = 128 + signal.SIGKILL
 _SESSION, _USER_TIME, _SYSTEM_TIME, _RESIDENT_PAGES = 3, 11, 12, 21  # fields of /proc/PID/stat behind the name
 
@@ -41,6 +38,7 @@ class EngineProcess:
         self._lifeline: int | None = lifeline
         self._reading = asyncio.create_task(self._read_lines())
         self._killed_by_us = False
+        self._output = Output()
         self.oom_events = 0
         self.last_error = ""
 
@@ -140,17 +138,15 @@ class EngineProcess:
             self._say(rest)
 
     def _say(self, raw: bytes) -> None:
-        text = _ESCAPES.sub("", raw[:MAX_LINE_BYTES].decode("utf-8", "replace")).rstrip()
-        if not text:
+        said = self._output.read(raw)
+        if said is None:
             return
-        found = _VLLM_LINE.match(text)
-        level = _LEVELS[found["level"]] if found else logging.INFO
-        message = found["message"] if found else text
-        if _OUT_OF_MEMORY.search(text):
+        if _OUT_OF_MEMORY.search(said.message):
             self.oom_events += 1
-        if level >= logging.ERROR or (found is None and ("Error" in text or " error: " in text)):
-            self.last_error = message
-        log.log(level, message, extra={"engine": self._spec.name})
+        told_as_error = said.level is not None and said.level >= logging.ERROR
+        if told_as_error or (said.level is None and ("Error" in said.message or " error: " in said.message)):
+            self.last_error = without_shapes(said.message)  # shown to whoever asks for health
+        log.log(said.level or logging.INFO, said.message, extra={"engine": self._spec.name})
 
 
 def waited_ns(directory: Path) -> int:

@@ -36,6 +36,9 @@ from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
 from forebay.policy.auth import Principal, presented, require, settled
 from forebay.policy.grants import dotted, said
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
+from forebay.telemetry.logging import ABOUT
+from forebay.telemetry.recorder import trace_id_of
+from forebay.wire.headers import accepted_traceparent
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -117,6 +120,8 @@ def _needs(gateway: "Gateway", scope: str) -> list[Any]:
         principal = who if isinstance(who, Principal) else settled(await who, time())
         require(principal, scope)
         request.state.principal = principal
+        if (about := ABOUT.get()) is not None:
+            about.update(key_id=principal.key_id, tenant=principal.tenant)
 
     return [Depends(admit)]
 
@@ -142,7 +147,12 @@ class _RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = self._gateway.request_id_of(dict(scope["headers"]))
+        headers = dict(scope["headers"])
+        request_id = self._gateway.request_id_of(headers)
+        about = {"request_id": request_id}
+        if (trace_id := trace_id_of(accepted_traceparent(headers.get(b"traceparent")))) != "":
+            about["trace_id"] = trace_id
+        ABOUT.set(about)  # in a task of this request's own; the lines of a bug are written behind us
         scope["state"]["request_id"] = request_id
         fields = [(b"x-request-id", request_id.encode())]
         if dialect_of(scope["raw_path"]) is Dialect.ANTHROPIC:
@@ -157,10 +167,17 @@ class _RequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
-        if self._gateway.settings.access_log and scope["path"] not in health.PROBE_PATHS:
+        if self._has_line(scope["path"], status, elapsed_s := monotonic() - started):
             what = {"method": scope["method"], "path": scope["path"][:256], "status": status}
-            elapsed_ms = round((monotonic() - started) * 1e3, 3)
-            log.info("request", extra={"request_id": request_id, **what, "duration_ms": elapsed_ms})
+            client = scope["client"][0] if scope["client"] else ""
+            log.info("request", extra={**what, "duration_ms": round(elapsed_s * 1e3, 3), "client": client})
+        about.clear()  # what goes on behind the answer is none of the request
+
+    def _has_line(self, path: str, status: int, elapsed_s: float) -> bool:
+        sampling = self._gateway.recorder.sampling
+        if not self._gateway.settings.access_log or path in health.PROBE_PATHS:
+            return False
+        return sampling is None or sampling.keeps(status, elapsed_s)
 
 
 def _credentials(request: Request) -> tuple[bytes | None, bytes | None]:

@@ -14,9 +14,11 @@ from forebay.gateway.cors import lines_by_origin
 from forebay.gateway.engine_metrics import EngineMetrics
 from forebay.gateway.figures import watch_figures
 from forebay.gateway.parts import (
+    access_sampling,
     breaker_limits,
     default_limits,
     make_admission,
+    make_recorder,
     make_replica,
     seeded_limits,
     shared_entries,
@@ -43,11 +45,11 @@ from forebay.store.ledger import open_ledger
 from forebay.store.tokens import Tokens
 from forebay.store.turns import Turns
 from forebay.telemetry.engines import EngineView
+from forebay.telemetry.gpu import GpuWatch
 from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
-from forebay.telemetry.recorder import Recorder
-from forebay.telemetry.tenants import TenantFigures
+from forebay.telemetry.redaction import secrets_of
 from forebay.telemetry.tracing import open_tracing
 from forebay.wire.headers import RequestIds, accepted_request_id
 
@@ -77,8 +79,7 @@ class Gateway:
         self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
         self.tracing = open_tracing(settings)
-        tenants = TenantFigures(settings.max_tenant_series)
-        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants, self.tracing)
+        self.recorder = make_recorder(settings, self.metrics, writer, tally, self.tracing)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
@@ -114,6 +115,7 @@ class Gateway:
         )
         self.batching = Batching(settings, database, self.pipeline, default) if database is not None else None
         self.engine_metrics = EngineMetrics(self)
+        self.gpus = GpuWatch(settings.gpu_interval_s)
         self.connections: set[Any] = set()
         self.watchers: set[Any] = set()  # connections to the metrics port
         self.outbox = Outbox()  # of all client connections
@@ -146,6 +148,7 @@ class Gateway:
             self._spawn(self.ledger.run())
         self._spawn(keep_time(self))
         self._spawn(watch_lag(self.metrics))
+        self.gpus.start()
         if self.reloading is not None:
             self._spawn(self.reloading.watch())
         self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
@@ -162,6 +165,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
+        self.gpus.stop()
         if self.batching is not None:
             await self.batching.close()
         if self.shared_limits is not None:
@@ -193,6 +197,8 @@ class Gateway:
         if tuning.sources is not None:
             self.membership.change(tuning.sources)
         self.settings = settings
+        self._writer.redactor.learn(secrets_of(settings))
+        self.recorder.sampling = access_sampling(settings)
         self.recorder.writer = self._writer if settings.access_log else None
         if self.tracing is not None:
             self.tracing.ratio = settings.trace_sample_ratio

@@ -39,6 +39,7 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
         metrics.watch(metric.BUDGETS_UNKNOWN, lambda: [((), seeded.unknown)])
     metrics.watch(metric.BUILD, lambda: [((__version__,), 1)])
     watch_engines(metrics, gateway.engines)
+    gateway.gpus.show_in(metrics)
     if (file := gateway.settings.tls_cert_file) is not None and (expiry := expiry_of(file)) is not None:
         metrics.watch(metric.CERTIFICATE_EXPIRY, lambda: [((), expiry)])
     if gateway.keys is not None:

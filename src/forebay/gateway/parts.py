@@ -11,6 +11,7 @@ from forebay.policy.limits import Defaults, Limits
 from forebay.policy.line import AdmissionRules
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP
+from forebay.policy.usage import Tally
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.store.cache_redis import SharedEntries
@@ -18,6 +19,12 @@ from forebay.store.database import Database
 from forebay.store.ledger import Ledger
 from forebay.store.seeded_limits import SeededLimits
 from forebay.store.shared_limits import SharedLimits
+from forebay.telemetry.logging import LogWriter
+from forebay.telemetry.metrics import Metrics
+from forebay.telemetry.recorder import Recorder
+from forebay.telemetry.sampling import AccessSampling
+from forebay.telemetry.tenants import TenantFigures
+from forebay.telemetry.tracing import Tracing
 from forebay.upstream.pool import Address, UpstreamPool
 
 ENGINE_CONCURRENCY = 256  # vLLM's own default on most machines
@@ -31,6 +38,23 @@ def make_admission(rules: AdmissionRules, replicas: ReplicaPool) -> Admission:
         promise=lambda: asyncio.get_running_loop().create_future(),
         random=random.random,
     )
+
+
+def make_recorder(
+    settings: Settings, metrics: Metrics, writer: LogWriter, tally: Tally | None, tracing: Tracing | None
+) -> Recorder:
+    """What is told of each exchange."""
+    tenants = TenantFigures(settings.max_tenant_series)
+    recorder = Recorder(metrics, writer if settings.access_log else None, tally, tenants, tracing)
+    recorder.sampling = access_sampling(settings)
+    return recorder
+
+
+def access_sampling(settings: Settings) -> AccessSampling | None:
+    """Which requests have their log line, where not all have."""
+    if settings.access_log_sample_ratio >= 1:
+        return None
+    return AccessSampling(settings.access_log_sample_ratio, settings.access_log_slow_s)
 
 
 def default_limits(settings: Settings) -> Defaults:

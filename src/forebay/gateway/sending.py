@@ -230,6 +230,7 @@ class Sending(ABC):
             return
         self._avoid, self._why, self._continuation = self._exchange.replica, refusal, plan
         self._resumes = plan is not None
+        self._pipeline.recorder.goes_on(self._exchange, refusal, resumes=plan is not None)
         self._take_over(now)
 
     def _no_takeover(self, refusal: Refusal, now: float) -> Refusal | None:

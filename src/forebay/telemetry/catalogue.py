@@ -287,21 +287,22 @@ BATCHES = Metric("forebay_batches_running", "gauge", "Batches that this gateway 
 BATCH_LINES = Metric(
     "forebay_batch_lines_total", "counter", "Lines of batches that are over: answered, or failed.", ("outcome",)
 )
+GPU = ("gpu", "mig", "name")  # `mig` is empty for a whole GPU, as if there were no such label
 GPU_UTILIZATION = Metric(
-    "forebay_gpu_utilization_ratio", "gauge", "Share of the time that the GPU was busy, 0 to 1.", ("gpu", "name")
+    "forebay_gpu_utilization_ratio", "gauge", "Share of the time that the GPU was busy, 0 to 1.", GPU
 )
-GPU_MEMORY_USED = Metric("forebay_gpu_memory_used_bytes", "gauge", "GPU memory in use.", ("gpu", "name"))
-GPU_MEMORY_TOTAL = Metric("forebay_gpu_memory_total_bytes", "gauge", "GPU memory that there is.", ("gpu", "name"))
-GPU_TEMPERATURE = Metric("forebay_gpu_temperature_celsius", "gauge", "The GPU's temperature.", ("gpu", "name"))
-GPU_POWER = Metric("forebay_gpu_power_watts", "gauge", "What the GPU draws.", ("gpu", "name"))
+GPU_MEMORY_USED = Metric("forebay_gpu_memory_used_bytes", "gauge", "GPU memory in use.", GPU)
+GPU_MEMORY_TOTAL = Metric("forebay_gpu_memory_total_bytes", "gauge", "GPU memory that there is.", GPU)
+GPU_TEMPERATURE = Metric("forebay_gpu_temperature_celsius", "gauge", "The GPU's temperature.", GPU)
+GPU_POWER = Metric("forebay_gpu_power_watts", "gauge", "What the GPU draws.", GPU)
 GPU_ECC_ERRORS = Metric(
     "forebay_gpu_ecc_errors_total",
     "counter",
-    "Errors of the GPU's memory that could not be corrected, since it was reset.",
-    ("gpu", "name"),
+    "Errors of the GPU's memory that could not be corrected, since its driver was loaded.",
+    GPU,
 )
 GPU_XID_ERRORS = Metric(
-    "forebay_gpu_xid_errors_total", "counter", "Xid events: faults that the GPU's driver has reported.", ("gpu", "name")
+    "forebay_gpu_xid_errors_total", "counter", "Xid errors: faults that the GPU's driver reported to this process.", GPU
 )
 LOOP_LAG = Metric(
     "forebay_event_loop_lag_seconds",

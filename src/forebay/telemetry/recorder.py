@@ -15,6 +15,7 @@ from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
+from forebay.telemetry.sampling import AccessSampling
 from forebay.telemetry.tenants import TenantFigures
 from forebay.telemetry.tracing import Tracing
 
@@ -100,6 +101,7 @@ class Recorder:
         self._tally = tally
         self._tracing = tracing
         self._series: dict[tuple[str, str], _Series] = {}
+        self.sampling: AccessSampling | None = None  # None: each request has its line
         self.answered = 0
 
     def tokens(self, exchange: "Exchange", now: float) -> None:
@@ -149,7 +151,12 @@ class Recorder:
             self._metrics.counter(metric.LIMIT_REFUSALS, exchange.limit_hit).value += 1
         if self._tracing is not None and exchange.trace is not None:
             self._tracing.finished(exchange, outcome, status, now)
-        if self.writer is not None:
+        if self.writer is not None and (
+            self.sampling is None
+            or self.sampling.keeps(
+                status, now - exchange.started_at, well=outcome == "answered" and exchange.attempts < 2
+            )
+        ):
             self.writer.write(_access_line(exchange, outcome, status, stream, now))
 
     def _of_principal(self, principal: Principal, exchange: "Exchange", outcome: Outcome) -> None:
@@ -171,7 +178,16 @@ class Recorder:
 
     def bug(self, exchange: "Exchange", error: Exception) -> None:
         """Forebay itself failed on an exchange."""
-        log.error("request failed in Forebay", exc_info=error, extra={"request_id": exchange.request_id})
+        log.error("request failed in Forebay", exc_info=error, extra=about(exchange))
+
+    def goes_on(self, exchange: "Exchange", why: "Refusal", *, resumes: bool) -> None:
+        """An attempt came to nothing, and another replica is asked."""
+        replica = exchange.replica.name if exchange.replica is not None else ""
+        fields = {"replica": replica, "attempt": exchange.attempts, "takeovers": exchange.takeovers, "why": why.code}
+        log.warning(
+            "a stream is taken over" if resumes else "an attempt failed; another is made",
+            extra={**about(exchange), **fields},
+        )
 
     def _of(self, exchange: "Exchange") -> _Series:
         key = (exchange.route.name, exchange.model)
@@ -179,6 +195,25 @@ class Recorder:
         if series is None:
             series = self._series[key] = _Series(self._metrics, key)
         return series
+
+
+def about(exchange: "Exchange") -> dict[str, str]:
+    """What every log line of a request carries."""
+    who, trace = exchange.principal, exchange.traceparent
+    fields = {
+        "request_id": exchange.request_id,
+        "trace_id": trace_id_of(trace),
+        "key_id": who.key_id if who is not None else "",
+        "tenant": who.tenant if who is not None else "",
+        "endpoint": exchange.route.name,
+        "model": exchange.model,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def trace_id_of(traceparent: bytes | None) -> str:
+    """The trace that an accepted `traceparent` names."""
+    return traceparent[3:35].decode("ascii") if traceparent is not None else ""
 
 
 def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bool, now: float) -> AccessLine:
@@ -208,7 +243,7 @@ def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bo
         exchange.cache_state,
         exchange.client.address,
         exchange.engine_id if exchange.engine_id != exchange.request_id else "",
-        trace[3:35].decode("ascii") if trace is not None else "",
+        trace_id_of(trace),
     )
 
 

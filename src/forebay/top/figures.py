@@ -15,6 +15,14 @@ Labels = frozenset[tuple[str, str]]
 Values = Mapping[str, Mapping[Labels, float]]
 Where = tuple[str, str]  # a label and what it must be
 CLIENT_GONE = "499"
+GPU_METRICS = (
+    catalogue.GPU_UTILIZATION,
+    catalogue.GPU_MEMORY_USED,
+    catalogue.GPU_MEMORY_TOTAL,
+    catalogue.GPU_TEMPERATURE,
+    catalogue.GPU_POWER,
+)
+GPU_FAULTS = (catalogue.GPU_ECC_ERRORS, catalogue.GPU_XID_ERRORS)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,20 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """A GPU, or a part of one, as it is now; None is what is not told."""
+
+    name: str
+    model: str
+    utilization: float | None
+    memory_used_bytes: float | None
+    memory_total_bytes: float | None
+    temperature_celsius: float | None
+    power_watts: float | None
+    faults: float
+
+
+@dataclass(frozen=True)
 class View:
     """All that is shown of the time between two samples."""
 
@@ -42,6 +64,7 @@ class View:
     total: Figures
     models: Mapping[str, Figures]
     errors_per_s: Mapping[str, float]  # by code
+    gpus: tuple["Gpu", ...] = ()
 
 
 def view(old: Values, new: Values, interval_s: float) -> View:
@@ -55,7 +78,27 @@ def view(old: Values, new: Values, interval_s: float) -> View:
         _figures(change, ()),
         {model: _figures(change, (("model", model),)) for model in models},
         {code: rate for code, rate in errors.items() if rate},
+        _gpus(new),
     )
+
+
+def _gpus(values: Values) -> tuple[Gpu, ...]:
+    """The GPUs of the gateway's own machine."""
+    found = {labels for metric in GPU_METRICS for labels in values.get(metric.name, ())}
+    return tuple(_gpu(values, labels) for labels in sorted(found, key=_gpu_name))
+
+
+def _gpu_name(labels: Labels) -> str:
+    named = dict(labels)
+    part = named.get("mig", "")
+    return f"{named.get('gpu', '?')}.{part}" if part else named.get("gpu", "?")
+
+
+def _gpu(values: Values, labels: Labels) -> Gpu:
+    busy, used, total, temperature, power = (values.get(metric.name, {}).get(labels) for metric in GPU_METRICS)
+    faults = sum(values.get(metric.name, {}).get(labels, 0.0) for metric in GPU_FAULTS)
+    model = dict(labels).get("name", "?")
+    return Gpu(_gpu_name(labels), model, busy, used, total, temperature, power, faults)
 
 
 def _figures(change: "_Change", where: tuple[Where, ...]) -> Figures:

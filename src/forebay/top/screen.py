@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forebay.talk.screen import visible
-from forebay.top.figures import Figures, View
+from forebay.top.figures import Figures, Gpu, View
 
 NONE = "–"
 GAP = 2  # between columns
@@ -61,6 +61,7 @@ def draw(url: str, view: View, health: Mapping[str, Any], problem: str = "") -> 
     parts += [Text(f"errors/s  {_errors(view)}", style="red")] if view.errors_per_s else []
     parts += [_replicas(health)] if health.get("replicas") else []
     parts += [_engines(health)] if health.get("engines") else []
+    parts += [_gpus(view)] if view.gpus else []
     parts += [Text(visible(problem), style="red")] if problem else []
     return Group(*parts)
 
@@ -132,3 +133,21 @@ def _engines(health: Mapping[str, Any]) -> Rows:
         cells = [one["name"], one["state"], one["restarts"], one["model"], one["why"]]
         table.add(cells, "" if one["state"] == "ready" else "yellow")
     return table
+
+
+def _gpus(view: View) -> Rows:
+    table = Rows(("gpu", "busy", "memory", "temp", "power", "faults", "model"), ("model", "faults", "power", "temp"))
+    for one in view.gpus:
+        table.add([one.name, *_gpu_figures(one), f"{one.faults:.0f}", one.model], "red" if one.faults else "")
+    return table
+
+
+def _gpu_figures(one: Gpu) -> list[str]:
+    gib = 1024**3
+    used, total = one.memory_used_bytes, one.memory_total_bytes
+    return [
+        NONE if one.utilization is None else f"{one.utilization:.0%}",
+        NONE if used is None or total is None else f"{used / gib:.1f}/{total / gib:.0f} GiB",
+        NONE if one.temperature_celsius is None else f"{one.temperature_celsius:.0f} °C",
+        NONE if one.power_watts is None else f"{one.power_watts:.0f} W",
+    ]

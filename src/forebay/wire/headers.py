@@ -9,6 +9,8 @@ from forebay.refusals import BadRequest
 _ID_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 _HEX_AND_DASH = b"0123456789abcdef-"
 _ID_BYTES = 16
+_KEYS_BEGIN = frozenset({b"sk-", b"fb-", b"hf_", b"eyJ"})
+_LONGEST_NO_KEY = 16
 _BATCH = 256
 
 
@@ -30,8 +32,11 @@ class RequestIds:
 
 
 def accepted_request_id(value: bytes | None) -> str | None:
-    """The caller's `x-request-id` if it is 1 to 128 letters, digits, '-', '_' or '.'; None otherwise."""
+    """The caller's `x-request-id` if it is 1 to 128 letters, digits, '-', '_' or '.', and looks like no key or token,
+    which logs would then show; None otherwise."""
     if not value or len(value) > 128 or value.translate(None, _ID_CHARACTERS):
+        return None
+    if value[:3] in _KEYS_BEGIN and len(value) > _LONGEST_NO_KEY:
         return None
     return value.decode("ascii")
 

@@ -125,3 +125,34 @@ def test_a_narrow_terminal_shows_fewer_columns_and_every_name(width: int) -> Non
 
 def test_times_are_shown_in_the_unit_that_suits_them() -> None:
     assert (seconds(None), seconds(0.0123), seconds(12.34)) == ("–", "12 ms", "12.3 s")
+
+
+GPUS = """\
+# TYPE forebay_gpu_utilization_ratio gauge
+forebay_gpu_utilization_ratio{gpu="0",mig="",name="NVIDIA H200"} 0.37
+# TYPE forebay_gpu_memory_used_bytes gauge
+forebay_gpu_memory_used_bytes{gpu="0",mig="",name="NVIDIA H200"} 75161927680
+forebay_gpu_memory_used_bytes{gpu="1",mig="2",name="H200 MIG 1g.18gb"} 1073741824
+# TYPE forebay_gpu_memory_total_bytes gauge
+forebay_gpu_memory_total_bytes{gpu="0",mig="",name="NVIDIA H200"} 150323855360
+forebay_gpu_memory_total_bytes{gpu="1",mig="2",name="H200 MIG 1g.18gb"} 19327352832
+# TYPE forebay_gpu_power_watts gauge
+forebay_gpu_power_watts{gpu="0",mig="",name="NVIDIA H200"} 350.5
+# TYPE forebay_gpu_ecc_errors_total counter
+forebay_gpu_ecc_errors_total{gpu="0",mig="",name="NVIDIA H200"} 2
+# TYPE forebay_gpu_xid_errors_total counter
+forebay_gpu_xid_errors_total{gpu="0",mig="",name="NVIDIA H200"} 1
+"""
+
+
+def test_gpus_are_shown_with_what_they_tell_where_there_are_any() -> None:
+    found = view(Sample.of(GPUS, 0.0).values, Sample.of(GPUS, 1.0).values, 1.0)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(draw("http://x", found, HEALTH))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [line.split() for line in text.splitlines() if line.startswith(("0 ", "1.2 "))]
+    assert [" ".join(row) for row in rows] == [
+        "0 37% 70.0/140 GiB – 350 W 3 NVIDIA H200",
+        "1.2 – 1.0/18 GiB – – 0 H200 MIG 1g.18gb",
+    ]
+    assert view({}, {}, 1.0).gpus == ()

@@ -14,12 +14,12 @@ def test_ids_are_of_32_digits_and_none_comes_twice() -> None:
     assert all(len(one) == 32 and int(one, 16) >= 0 for one in made)
 
 
-@pytest.mark.parametrize("value", [b"a", b"req-1_x.Y", b"x" * 128])
+@pytest.mark.parametrize("value", [b"a", b"req-1_x.Y", b"x" * 128, b"sk-1"])
 def test_a_well_formed_request_id_is_taken(value: bytes) -> None:
     assert accepted_request_id(value) == value.decode()
 
 
-@pytest.mark.parametrize("value", [None, b"", b"x" * 129, b"a b", b"a\r\nx: y", b"\xff", b"a;b"])
+@pytest.mark.parametrize("value", [None, b"", b"x" * 129, b"a b", b"a\r\nx: y", b"\xff", b"a;b", b"sk-" + b"a" * 20])
 def test_any_other_is_not(value: bytes | None) -> None:
     assert accepted_request_id(value) is None
 

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from forebay.config.groups.group import ALL, Group, declare
+from forebay.config.groups.group import ALL, MIB, Group, Seconds, SecondsOrZero, declare
 
 setting = partial(declare, group="telemetry")
 
@@ -36,4 +36,24 @@ class TelemetrySettings(Group):
         aliases=("LOG_FILE",),
         roles=ALL,
     )
+    log_file_max_bytes: int = setting(
+        100 * MIB,
+        "Size at which log_file is put aside and begun anew; 0 lets it grow, for rotation by others.",
+        roles=ALL,
+        ge=0,
+    )
+    log_file_backups: int = setting(
+        5, "Log files put aside that are kept, as log_file.1, .2 and so on.", roles=ALL, ge=0, le=1000
+    )
     access_log: bool = setting(True, "One log line a request.", hot=True)
+    access_log_sample_ratio: float = setting(
+        1.0,
+        "Share of requests that have their line, 0 to 1; errors and slow ones always have it.",
+        hot=True,
+        ge=0,
+        le=1,
+    )
+    access_log_slow_s: Seconds = setting(30.0, "Seconds from which on a request is slow, for its log line.", hot=True)
+    gpu_interval_s: SecondsOrZero = setting(
+        5.0, "Seconds between two looks at the GPUs' figures; 0 does not look.", roles=ALL
+    )
