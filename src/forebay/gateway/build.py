@@ -46,6 +46,7 @@ from forebay.telemetry.engines import EngineView
 from forebay.telemetry.lag import watch_lag
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
+from forebay.telemetry.recent import Recent
 from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tenants import TenantFigures
 from forebay.wire.headers import RequestIds, accepted_request_id
@@ -76,7 +77,8 @@ class Gateway:
         self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
         tenants = TenantFigures(settings.max_tenant_series)
-        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants)
+        recent = Recent(settings.recent_requests, settings.slow_request_s) if settings.recent_requests else None
+        self.recorder = Recorder(self.metrics, writer if settings.access_log else None, tally, tenants, recent)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
@@ -189,6 +191,8 @@ class Gateway:
             self.membership.change(tuning.sources)
         self.settings = settings
         self.recorder.writer = self._writer if settings.access_log else None
+        if self.recorder.recent is not None:
+            self.recorder.recent.slow_s = settings.slow_request_s
         for replica in self.replicas:
             replica.upstream.connect_timeout_s = settings.connect_timeout_s
             replica.upstream.idle_s = settings.upstream_idle_s

@@ -264,8 +264,9 @@ class Limits:
                 self._accounts.pop(account.name, None)
 
 
-def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes) -> Refusal:
-    """The refusal for a limit; `lines` are the headers that tell of limits."""
+def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes, used: int | None = None) -> Refusal:
+    """The refusal for a limit; `lines` are the headers that tell of limits, `used` is how much is, where others use it
+    too."""
     limits = account.limits
     most = {
         "requests": limits.requests_per_minute,
@@ -284,7 +285,10 @@ def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes) -> Refusal
         told = f"{told} Try again in {go_duration(wait_s).decode()}."
         of_kind = TokensLimited if kind == "tokens" else RateLimited
         refusal = of_kind(told, retry_after_s=wait_s, headers=headers)
-    refusal.limit = (kind, account.name.partition(":")[0])
+    scope = account.name.partition(":")[0]
+    refusal.limit = (kind, scope)
+    used = account.used(kind) if used is None else used
+    refusal.facts = {"limit": kind, "scope": scope, "used": used, "of": most, "left_s": round(wait_s, 3)}
     return refusal
 
 

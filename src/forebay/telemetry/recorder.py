@@ -15,6 +15,7 @@ from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
+from forebay.telemetry.recent import Recent
 from forebay.telemetry.tenants import TenantFigures
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class _Series:
 
 
 class Recorder:
-    """Told of each exchange's tokens and end. `writer` takes access lines and `tally` usage, None where it is off."""
+    """Told of each exchange's tokens and end. `writer` takes access lines, `tally` usage and `recent` the stories, None
+    where it is off."""
 
     def __init__(
         self,
@@ -90,10 +92,12 @@ class Recorder:
         writer: LogWriter | None,
         tally: Tally | None = None,
         tenants: TenantFigures | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.tenants = tenants or TenantFigures(0)
         self._metrics = metrics
         self.writer = writer
+        self.recent = recent
         self._tally = tally
         self._series: dict[tuple[str, str], _Series] = {}
         self.answered = 0
@@ -104,7 +108,10 @@ class Recorder:
             exchange.gaps = self._of(exchange).gap
             exchange.first_token_at = now
         else:
-            exchange.gaps.observe(now - exchange.last_token_at)
+            gap_s = now - exchange.last_token_at
+            exchange.gaps.observe(gap_s)
+            if gap_s > exchange.longest_gap_s:
+                exchange.longest_gap_s, exchange.longest_gap_at = gap_s, now
         exchange.last_token_at = now
 
     def finished(self, exchange: "Exchange", outcome: Outcome, now: float) -> None:
@@ -143,8 +150,12 @@ class Recorder:
                 self._metrics.counter(metric.RESUMES, (exchange.route.name,)).value += exchange.resumes
         if exchange.limit_hit is not None:
             self._metrics.counter(metric.LIMIT_REFUSALS, exchange.limit_hit).value += 1
-        if self.writer is not None:
-            self.writer.write(_access_line(exchange, outcome, status, stream, now))
+        if self.writer is not None or self.recent is not None:
+            line = _access_line(exchange, outcome, status, stream, now)
+            if self.writer is not None:
+                self.writer.write(line)
+            if self.recent is not None:
+                self.recent.keep(line, exchange)
 
     def _of_principal(self, principal: Principal, exchange: "Exchange", outcome: Outcome) -> None:
         usage, replayed = exchange.usage, exchange.cache_state == "hit"

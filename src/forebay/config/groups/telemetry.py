@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from forebay.config.groups.group import ALL, Group, declare
+from forebay.config.groups.group import ALL, Group, Seconds, declare
 
 setting = partial(declare, group="telemetry")
 
@@ -37,3 +37,22 @@ class TelemetrySettings(Group):
         roles=ALL,
     )
     access_log: bool = setting(True, "One log line a request.", hot=True)
+    recent_requests: int = setting(
+        2000,
+        "Requests whose story is kept for `forebay why`, the latest; a tenth as many of each kind that went wrong are "
+        "kept besides. 0 keeps none.",
+        ge=0,
+        le=20_000,
+    )
+    engine_timings: bool = setting(
+        False,
+        "Have engines tell how long each request waited and ran in them (vLLM's --enable-per-request-metrics), for "
+        "`forebay why`; callers do not see it. Engines elsewhere are started with that option by who owns them.",
+        roles=ALL,
+    )
+    slow_request_s: Seconds = setting(
+        10.0,
+        "Time to the first token, to the whole answer where it is no stream, from which a request counts as slow for "
+        "`forebay why`, seconds.",
+        hot=True,
+    )
