@@ -1,7 +1,8 @@
 """The stories of recent requests, for administrators: what `forebay why` tells. No prompt, answer or key is in one."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
@@ -12,6 +13,9 @@ from forebay.telemetry.recent import ERRORS, KINDS, Kept, Kind, Recent
 from forebay.telemetry.story import summary, told
 from forebay.telemetry.why import verdict
 
+if TYPE_CHECKING:
+    from forebay.gateway.build import Gateway
+
 PAGE = 50
 MAX_PAGE = 1000
 router = APIRouter(prefix="/admin/v1/requests", tags=["requests"], route_class=AdmittedRoute)
@@ -19,7 +23,7 @@ Only = Literal["errors", "refused", "unavailable", "failed", "cut", "taken_over"
 
 
 class RequestLine(BaseModel):
-    """A request that is over. Times are milliseconds but for `time`, when it came."""
+    """A request. Times are milliseconds but for `time`, when it came; `status` is 0 while it is under way."""
 
     request_id: str
     time: float = Field(description="Wall-clock seconds since 1970.")
@@ -30,7 +34,7 @@ class RequestLine(BaseModel):
     key_id: str
     client: str
     status: int
-    outcome: str = Field(description="answered, refused, failed, or cancelled: the caller left.")
+    outcome: str = Field(description="answered, refused, failed, cancelled (the caller left), or running.")
     stream: bool
     duration_ms: float
     queued_ms: float | None
@@ -94,9 +98,10 @@ async def show_request(
     request: Request,
     request_id: Annotated[str, Path(max_length=256, description="Its own id, its answer's, or its trace's.")],
 ) -> RequestStory:
-    """What was decided when. Of several with the same id the latest; `also` names the others."""
+    """What was decided when; of one that is under way, up to now. Of several with the same id the latest; `also` names
+    the others."""
     recent = _recent(request)
-    found = recent.named(request_id)
+    found = [*_under_way(request, request_id), *recent.named(request_id)]
     if not found:
         raise NotFound(_gone(recent), code="request_not_found")
     return _story(found[0], found[1:])
@@ -105,6 +110,14 @@ async def show_request(
 def _story(kept: Kept, also: list[Kept]) -> RequestStory:
     story = told(kept)
     return RequestStory(**story, verdict=verdict(story), also=[RequestLine(**summary(one)) for one in also])
+
+
+def _under_way(request: Request, name: str) -> list[Kept]:
+    """The stories so far of those with an id that are not over."""
+    gateway: Gateway = request.app.state.gateway
+    now = monotonic()
+    stories = (gateway.recorder.so_far(exchange, now) for exchange in gateway.pipeline.running)
+    return [kept for kept in stories if kept.is_called(name)]
 
 
 def _kinds(only: Only | None) -> tuple[Kind, ...]:
@@ -127,6 +140,6 @@ def _gone(recent: Recent) -> str:
     since = datetime.fromtimestamp(recent.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     reach = f"those that ended before {since} are forgotten" if recent.is_full else f"the first one ended at {since}"
     return (
-        f"No request with this id is known: {reach}, it has not ended yet, or another gateway had it. Ids are in the "
+        f"No request with this id is known: {reach}, or another gateway had it. Ids are in the "
         "answers' header x-request-id."
     )

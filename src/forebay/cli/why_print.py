@@ -43,7 +43,7 @@ def facts(story: Story) -> Iterator[str]:
     whose = f"tenant {story['tenant']}, key {story['key_id']}" if story["tenant"] else "no known caller"
     yield f"request {story['request_id']}  {came}  {story['endpoint']} {story['model']}".rstrip()
     yield f"by      {whose}, from {story['client']}"
-    answer = f"answer  {story['status']} {story['error']}".rstrip() + f", {story['outcome']}"
+    answer = f"answer  {story['status'] or 'none yet'} {story['error']}".rstrip() + f", {story['outcome']}"
     if story["completion_tokens"] is not None:
         known = f" ({story['cached_tokens']} known)" if story["cached_tokens"] else ""
         answer += f", tokens {story['prompt_tokens']}{known} in, {story['completion_tokens']} out"
@@ -85,25 +85,20 @@ def bar(from_ms: float, to_ms: float, whole_ms: float) -> str:
 
 
 def _timeline(story: Story) -> Table:
+    """A row a step, each with the time until the next one, and where that stands in the whole."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("at", justify="right", no_wrap=True)
-    table.add_column("for", justify="right", no_wrap=True)
-    table.add_column("step", no_wrap=True)
-    table.add_column("what was decided", overflow="fold", ratio=1)
+    for name in ("at", "for"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, min_width=BAR)
-    steps, whole = story["steps"], story["duration_ms"]
-    ends = [step["at_ms"] for step in steps[1:]] + [whole]
-    if steps and steps[0]["at_ms"] > 0:
-        table.add_row("0 ms", seconds(steps[0]["at_ms"]), "came", "", bar(0, steps[0]["at_ms"], whole))
+    table.add_column("step", no_wrap=True)
+    table.add_column("what was decided", overflow="fold")
+    steps, whole = [{"at_ms": 0.0, "what": "came", "detail": {}}, *story["steps"]], story["duration_ms"]
+    ends = [*(step["at_ms"] for step in steps[1:]), whole]
     for step, end in zip(steps, ends, strict=True):
-        style, took = _STYLES.get(step["what"], ""), end - step["at_ms"]
-        cells = [
-            seconds(step["at_ms"]),
-            seconds(took) if took > 0 else "",
-            step["what"].replace("_", " "),
-            visible(said(step)),
-        ]
-        table.add_row(*(Text(cell, style=style) for cell in cells), bar(step["at_ms"], end, whole))
+        at, what = step["at_ms"], step["what"]
+        cells = ["0 ms" if at == 0 else seconds(at), seconds(end - at) if end > at else "", bar(at, end, whole)]
+        cells += [visible(what.replace("_", " ")), visible(said(step))]
+        table.add_row(*(Text(cell, style=_STYLES.get(what, "")) for cell in cells))
     return table
 
 

@@ -53,8 +53,32 @@ class Kept(msgspec.Struct, eq=False, gc=False):  # nothing in it can be part of 
     events: int
     timings: "Timings | None"
 
+    @classmethod
+    def of(cls, line: "AccessLine", exchange: "Exchange", kind: Kind | None) -> "Kept":
+        steps, limited = exchange.steps, exchange.limited
+        return cls(  # in the fields' order, which is quicker
+            line,
+            kind,
+            exchange.started_at,
+            exchange.begun_at,
+            exchange.first_token_at,
+            tuple(steps) if len(steps) <= MOST_STEPS else tuple(steps[-MOST_STEPS:]),
+            exchange.facts,
+            limited.lines if limited is not None else b"",
+            exchange.longest_gap_s,
+            exchange.longest_gap_at,
+            exchange.paused_s,
+            exchange.events_out,
+            exchange.timings,
+        )
+
+    def is_called(self, name: str) -> bool:
+        """Whether a request id, an engine's id, an answer's id or a trace's id is this one's."""
+        found = _OURS.search(name)
+        return self.is_named(name, found[0] if found is not None else "")
+
     def is_named(self, name: str, ours: str) -> bool:
-        """Whether a request id, an engine's id or a trace's id is this one's; `ours` is what of it we made."""
+        """The same, where it is known what part of the name we made ourselves, if any."""
         line = self.line
         return line.request_id == name or (
             ours != "" and ours in (line.request_id, line.engine_request_id, line.trace_id)
@@ -94,23 +118,8 @@ class Recent:
 
     def keep(self, line: "AccessLine", exchange: "Exchange") -> None:
         """A request is over."""
-        steps, limited = exchange.steps, exchange.limited
         kind = _kind(line, self.slow_s)
-        kept = Kept(  # in the fields' order, which is quicker
-            line,
-            kind,
-            exchange.started_at,
-            exchange.begun_at,
-            exchange.first_token_at,
-            tuple(steps) if len(steps) <= MOST_STEPS else tuple(steps[-MOST_STEPS:]),
-            exchange.facts,
-            limited.lines if limited is not None else b"",
-            exchange.longest_gap_s,
-            exchange.longest_gap_at,
-            exchange.paused_s,
-            exchange.events_out,
-            exchange.timings,
-        )
+        kept = Kept.of(line, exchange, kind)
         self._all.append(kept)
         if kind is not None:
             self._of_kind[kind].append(kept)

@@ -5,7 +5,7 @@ Nothing of a prompt, an answer or a key is ever in reach of a log line here: onl
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -15,7 +15,7 @@ from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
-from forebay.telemetry.recent import Recent
+from forebay.telemetry.recent import Kept, Recent
 from forebay.telemetry.tenants import TenantFigures
 
 if TYPE_CHECKING:
@@ -168,6 +168,11 @@ class Recorder:
             failed = outcome == "failed" or outcome == "refused"
             self._tally.add(principal, exchange.model, usage, exchange.events_out, failed=failed, replayed=replayed)
 
+    def so_far(self, exchange: "Exchange", now: float) -> Kept:
+        """The story of an exchange that is under way, up to now."""
+        stream = exchange.demand is not None and exchange.demand.stream
+        return Kept.of(_access_line(exchange, "running", 0, stream, now), exchange, None)
+
     def unreadable(self, refusal: "Refusal", address: str, request_id: str) -> None:
         """A connection was refused before any request on it could be told."""
         self._metrics.counter(metric.ERRORS, ("unreadable", refusal.code)).value += 1
@@ -186,7 +191,9 @@ class Recorder:
         return series
 
 
-def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bool, now: float) -> AccessLine:
+def _access_line(
+    exchange: "Exchange", outcome: Outcome | Literal["running"], status: int, stream: bool, now: float
+) -> AccessLine:
     who, usage, trace = exchange.principal, exchange.usage, exchange.traceparent
     return AccessLine(  # in the fields' order: by their names it takes four times as long
         time.time(),

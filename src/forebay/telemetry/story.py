@@ -1,9 +1,9 @@
 """What was kept of a request → its story as it is told: the facts, and the steps in the order of their times. Pure.
 
 The steps are those of the exchange (`gateway/exchange.py`) with names for their details, and those that its times tell
-of: when it had arrived, its first token, the longest gap in its stream, its end (`answered`, `refused`, `gave_up` or
-`left`). Times are milliseconds since its headers were in. Only names are told that are given here, so that nothing else
-can come out.
+of: when it had arrived, its first token, the longest gap in its stream, its end (`answered`, `refused`, `gave_up`,
+`left`, or `running` where it has not come). Times are milliseconds since its headers were in. Only names are told that
+are given here, so that nothing else can come out.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _DETAILS: dict[str, tuple[str, ...]] = {
     "unrouted": ("passed_by",),
     "resumed": ("events",),
 }
-_ENDS = {"answered": "answered", "refused": "refused", "failed": "gave_up", "cancelled": "left"}
+_ENDS = {"answered": "answered", "refused": "refused", "failed": "gave_up", "cancelled": "left", "running": "running"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _of_times(kept: "Kept") -> Iterator[Told]:
 
 def _end(kept: "Kept") -> Told:
     line = kept.line
-    detail: dict[str, Any] = {"status": line.status}
+    detail: dict[str, Any] = {"status": line.status} if line.status else {}
     if line.error:
         detail["error"] = line.error
     if line.outcome in ("refused", "failed"):

@@ -4,7 +4,7 @@ It goes through the story once for what decided the end:
 
 1. it was refused: by which limit, for which queue, for want of which engine; or for what it asked
 2. it failed: what became of each attempt
-3. the caller left: during what
+3. the caller left, or it is not over: during what
 4. it was answered, but not by the first attempt: which engine died, which went on
 5. it was answered from memory
 6. it was answered: by whom, and what took the most time
@@ -78,7 +78,9 @@ def verdict(story: Story) -> str:
         case "gave_up":
             return _failed(story, end)
         case "left":
-            return f"the caller left after {seconds(story['duration_ms'])}, {_left_during(story)}"
+            return f"the caller left after {seconds(story['duration_ms'])}, {_during(story)}"
+        case "running":
+            return f"under way for {seconds(story['duration_ms'])}, {_during(story)}"
     attempts = _attempts(story)
     if any(failed is not None for _, failed, _ in attempts) and story["attempts"] > 1:
         return "; ".join([*_losses(attempts), _taken_over(story, attempts)])
@@ -109,7 +111,10 @@ def _limit(story: Story, detail: Mapping[str, Any]) -> str:
     kind, of = detail["limit"], detail["of"]
     whose = {"key": f"key {story['key_id']}", "tenant": f"tenant {story['tenant']}", "all": "all callers"}
     subject = whose.get(detail["scope"], f"{detail['scope']} {story['client']}")
-    told = f"{_LIMITS[kind]} of {subject} used up ({detail['used']} of {of})"
+    used = f"{detail['used']} of {of}" if detail["used"] is not None else f"all {of}"
+    if "gateways" in detail:
+        used += f", of which this gateway has its share alone, 1 of {detail['gateways']}"
+    told = f"{_LIMITS[kind]} of {subject} used up ({used})"
     if kind == "concurrency":
         return told
     return f"{told}, until the next {kind} (UTC)" if kind in ("day", "month") else f"{told}, {_left(detail)}"
@@ -174,10 +179,10 @@ def _failed(story: Story, end: Step) -> str:
     return f"failed: {'; '.join(part for part in (told, last) if part)}{sent}"
 
 
-# 3. The caller left
+# 3. The caller left, or it is under way
 
 
-def _left_during(story: Story) -> str:
+def _during(story: Story) -> str:
     before = [step for step in story["steps"][:-1] if step["what"] not in ("gap", "resumed")]
     last = before[-1] if before else None
     match last["what"] if last is not None else "":

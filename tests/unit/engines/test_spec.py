@@ -29,6 +29,11 @@ def test_settings_become_vllms_own_options() -> None:
     assert "--quantization" not in spec.argv
 
 
+def test_engines_tell_timings_where_that_is_asked() -> None:
+    assert "--enable-per-request-metrics" not in a_spec().argv
+    assert "--enable-per-request-metrics" in a_spec(engine_timings=True).argv
+
+
 def test_what_the_user_says_wins_however_it_is_written() -> None:
     spec = a_spec("--max_model_len=512", "--no-enforce-eager", max_model_len=2048)
     assert "--max-model-len" not in spec.argv

@@ -83,6 +83,15 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         refused(429, "insufficient_quota", **{**LIMIT, "limit": "month"}),
         "refused: tokens a month of tenant acme used up (990 of 1000), until the next month (UTC)",
     ),
+    "shared requests at once": (
+        refused(429, "rate_limit_exceeded", **{**LIMIT, "limit": "concurrency", "used": None, "of": 4}),
+        "refused: requests at once of tenant acme used up (all 4)",
+    ),
+    "shared counts that are away": (
+        refused(429, "rate_limit_exceeded", **LIMIT, gateways=3),
+        "refused: tokens a minute of tenant acme used up (990 of 1000, of which this gateway has its share alone, "
+        "1 of 3), 20.0 s left",
+    ),
     "a full queue": (
         refused(503, "server_is_overloaded", reason="full", **FULL),
         "refused: the queue is full: 100 of 100 wait, 64 of 64 running",
@@ -197,11 +206,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         story(ended("left", 5.0, 499), outcome="cancelled", attempts=0),
         "the caller left after 5.0 ms, before anything was decided",
     ),
+    "not over": (
+        story(sent(1.0), ended("running", 41_000.0), outcome="running", stream=True),
+        "under way for 41.0 s, before the first token of engine-0, asked 41.0 s before",
+    ),
     "taken over midway": (
         story(
             *(sent(1.0), (50.0, "first_token", {}), broke(2101.0, "closed"), sent(2102.0, "engine-1")),
             *((2200.0, "resumed", {"events": 41}), ended("answered", 4000.0)),
-            *(),
             attempts=2,
             takeovers=1,
             stream=True,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent
+from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, limits_told
 
 
 def test_ids_are_of_32_digits_and_none_comes_twice() -> None:
@@ -31,3 +31,12 @@ def test_a_well_formed_traceparent_is_taken_and_no_other() -> None:
     assert accepted_traceparent(GOOD) == GOOD
     bad = [None, b"", GOOD[:-1], b"01" + GOOD[2:], GOOD.upper(), GOOD.replace(b"-", b"0"), GOOD.replace(b"a", b"0")]
     assert [accepted_traceparent(value) for value in bad] == [None] * len(bad)
+
+
+def test_what_header_lines_say_of_limits_is_read_and_nothing_else() -> None:
+    lines = (
+        b"x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\nx-ratelimit-reset-requests: 1m0s\r\n"
+        b"x-ratelimit-limit-tokens: -1\r\nx-forebay-cache: hit\r\nno line"
+    )
+    assert limits_told(lines) == {"limit_requests": 60, "remaining_requests": 59}
+    assert limits_told(b"") == {}
