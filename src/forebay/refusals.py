@@ -40,7 +40,7 @@ class Refusal(Exception):
     `retry_after_s` is sent as `retry-after` (1 to 60 s); `should_retry` as `x-should-retry` where it is not None;
     `close` ends the connection after the answer, because what follows on it cannot be trusted or is not wanted.
     `also` are more precise codes that a class may be given, and what each says. `facts` are figures behind it, for who
-    asks why (`forebay why`): ours alone, nothing that a caller or an engine wrote.
+    asks why (`forebay why ID`): ours alone, nothing that a caller or an engine wrote.
     """
 
     status = 500

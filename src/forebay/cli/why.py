@@ -1,4 +1,4 @@
-"""`forebay why`: where a request's time went, or what ended it."""
+"""`forebay why ID`: where a request's time went, or what ended it."""
 
 import json
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What `forebay why` prints for people: the verdict, the facts, and a line a step with a bar to the next one."""
+"""What `forebay why ID` prints for people: the verdict, the facts, and a line a step with a bar to the next one."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime

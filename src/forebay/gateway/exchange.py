@@ -3,7 +3,7 @@
 An exchange is made by `server.py` when a relayed request's headers are in, filled by the pipeline and the relay, and
 read by the recorder when it is over.
 
-`steps` are its story, for spans and for `forebay why`: what was decided when, nothing of a prompt or an answer. Most
+`steps` are its story, for spans and for `forebay why ID`: what was decided when, nothing of a prompt or an answer. Most
 requests have one step only. Each is a time, a name and plain details:
 
     identified                        the key had to be looked up, and is known now

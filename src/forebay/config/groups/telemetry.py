@@ -39,7 +39,7 @@ class TelemetrySettings(Group):
     access_log: bool = setting(True, "One log line a request.", hot=True)
     recent_requests: int = setting(
         2000,
-        "Requests whose story is kept for `forebay why`, the latest; a tenth as many of each kind that went wrong are "
+        "Requests whose story is kept for `forebay why ID`, the latest; a tenth as many of each kind that went wrong are "
         "kept besides. 0 keeps none.",
         ge=0,
         le=20_000,
@@ -47,12 +47,12 @@ class TelemetrySettings(Group):
     engine_timings: bool = setting(
         False,
         "Have engines tell how long each request waited and ran in them (vLLM's --enable-per-request-metrics), for "
-        "`forebay why`; callers do not see it. Engines elsewhere are started with that option by who owns them.",
+        "`forebay why ID`; callers do not see it. Engines elsewhere are started with that option by who owns them.",
         roles=ALL,
     )
     slow_request_s: Seconds = setting(
         10.0,
         "Time to the first token, to the whole answer where it is no stream, from which a request counts as slow for "
-        "`forebay why`, seconds.",
+        "`forebay why ID`, seconds.",
         hot=True,
     )
