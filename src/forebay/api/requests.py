@@ -1,4 +1,4 @@
-"""The stories of recent requests, for administrators: what `forebay why ID` tells. No prompt, answer or key is in one."""
+"""The stories of recent requests, for administrators: `forebay why ID`. No prompt, answer or key is in one."""
 
 from datetime import UTC, datetime
 from time import monotonic

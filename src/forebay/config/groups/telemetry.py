@@ -39,8 +39,8 @@ class TelemetrySettings(Group):
     access_log: bool = setting(True, "One log line a request.", hot=True)
     recent_requests: int = setting(
         2000,
-        "Requests whose story is kept for `forebay why ID`, the latest; a tenth as many of each kind that went wrong are "
-        "kept besides. 0 keeps none.",
+        "Requests whose story is kept for `forebay why ID`, the latest; a tenth as many of each kind that went wrong "
+        "are kept besides. 0 keeps none.",
         ge=0,
         le=20_000,
     )
