@@ -319,7 +319,8 @@ class Sending(ABC):
     def _let_go(self, outcome: Outcome, now: float) -> None:
         """The attempt is over: `answered`, `failed` on the engine's side, or `cancelled`, which says nothing of it."""
         self._connection = None
-        self._end_pause(now)
+        if self._paused_at:
+            self._end_pause(now)
         if self._slot is not None:
             self._slot.release(outcome, now)
             self._slot = None

@@ -261,15 +261,15 @@ def _parts(story: Story) -> list[Part]:
 def _first_token(story: Story, took: float) -> str:
     timings = story["engine_timings"] or {}
     told = f"first token after {seconds(took)}{_prompt(story)}"
-    queued = timings.get("queue_time_ms")
-    return f"{told}, {seconds(queued)} of it in the engine's own queue" if _long(queued or 0.0) else told
+    queued = timings.get("queue_time_ms") or 0.0
+    return f"{told}, {seconds(queued)} of it in the engine's own queue" if _long(queued) else told
 
 
 def _working(story: Story, took: float) -> str:
     timings = story["engine_timings"] or {}
     told = f"the engine worked {seconds(took)} on {_tokens(story)}{_prompt(story)}"
-    queued = timings.get("queue_time_ms")
-    return f"{told}, {seconds(queued)} of it in its own queue" if _long(queued or 0.0) else told
+    queued = timings.get("queue_time_ms") or 0.0
+    return f"{told}, {seconds(queued)} of it in its own queue" if _long(queued) else told
 
 
 def _tokens(story: Story) -> str:
