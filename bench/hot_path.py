@@ -33,7 +33,14 @@ LESS: dict[str, dict[str, Any]] = {
     "without the ledger": {"database_url": None},
     "without limits": {"key_limits": None},
     "without the access log": {"access_log": False},
-    "without any of these": {"database_url": None, "key_limits": None, "access_log": False, "api_keys": ()},
+    "without the stories": {"recent_requests": 0},
+    "without any of these": {
+        "database_url": None,
+        "key_limits": None,
+        "access_log": False,
+        "recent_requests": 0,
+        "api_keys": (),
+    },
 }
 CHAT = {
     "model": "m",

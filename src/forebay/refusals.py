@@ -30,7 +30,8 @@ Status, type and code follow what the official OpenAI clients act on: they retry
 `docs/reference/errors.md` is made from this file, and a test looks for others.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class Refusal(Exception):
@@ -38,7 +39,8 @@ class Refusal(Exception):
 
     `retry_after_s` is sent as `retry-after` (1 to 60 s); `should_retry` as `x-should-retry` where it is not None;
     `close` ends the connection after the answer, because what follows on it cannot be trusted or is not wanted.
-    `also` are more precise codes that a class may be given, and what each says.
+    `also` are more precise codes that a class may be given, and what each says. `facts` are figures behind it, for who
+    asks why (`forebay why ID`): ours alone, nothing that a caller or an engine wrote.
     """
 
     status = 500
@@ -47,6 +49,7 @@ class Refusal(Exception):
     also: ClassVar[dict[str, str]] = {}
     should_retry: bool | None = None
     close = False
+    facts: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -130,6 +133,7 @@ class NotFound(Refusal):
         "conversation_not_found": "There is no conversation with this id, or not any more.",
         "file_not_found": "There is no file with this id for this key.",
         "batch_not_found": "There is no batch with this id for this key.",
+        "request_not_found": "No story of such a request is kept, or not any more.",
         "no_database": "Files and batches are kept in a database, and this gateway has none.",
     }
 

@@ -34,6 +34,8 @@ PURE = (
     "refusals.py",
     "failures.py",
     "telemetry/catalogue.py",
+    "telemetry/story.py",
+    "telemetry/why.py",
     "sampling.py",
     "talk/conversation.py",
     "talk/heard.py",

@@ -61,7 +61,7 @@ async def test_who_waits_is_told_where_in_line_and_for_what(start_gateway: Start
                 await asyncio.sleep(0.001)
         gate.set()
         await asyncio.gather(*asking)
-        told = {step[2:] for exchange in stories for step in exchange.steps if step[1] == "queued"}
+        told = {step[2:4] for exchange in stories for step in exchange.steps if step[1] == "queued"}
         assert told == {(1, "engines_full"), (2, "own_requests_first"), (2, "others_first")}
         names = [[step[1] for step in exchange.steps] for exchange in stories]
         assert sorted(names) == [["attempt"], *[["queued", "admitted", "attempt"]] * 3]

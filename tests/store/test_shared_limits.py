@@ -76,6 +76,8 @@ async def test_two_gateways_let_exactly_the_limit_through(start_gateway: StartGa
         assert left == [0] * 141 + list(range(1, 60))
         (refused,) = {answer.header("retry-after") for answer in answers if answer.status == 429}
         assert refused in ("60", "59", "58")
+        kept = [one for gateway in running for one in gateway.gateway.recorder.recent or () if one.facts is not None]
+        assert {(one.facts["used"], one.facts["of"]) for one in kept if one.facts} == {(60, 60)}
 
 
 async def test_tokens_are_settled_in_the_shared_counts(start_gateway: StartGateway, valkey: ValkeyServer) -> None:

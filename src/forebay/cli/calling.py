@@ -1,6 +1,7 @@
 """Whom the commands call that talk with a running gateway, and with which key. A key is no option: `ps` shows those."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 600.0
 KEY_NAME = "FOREBAY_API_KEY"
 GATEWAY_KEYS = ("FOREBAY_API_KEYS", "API_KEYS")  # those of a gateway that is started from the same environment
+ADMIN_KEYS = ("FOREBAY_ADMIN_KEYS", "ADMIN_KEYS")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Url = Annotated[str, typer.Option(help="Where the gateway listens.", envvar="FOREBAY_URL")]
@@ -26,20 +28,30 @@ Timeout = Annotated[float, typer.Option("--timeout", help="Longest pause in an a
 Model = Annotated[str | None, typer.Option(help="Model to ask; the first that the gateway lists by default.")]
 
 
-def caller(url: str, key_file: Path | None, timeout_s: float = TIMEOUT_S, key_name: str = KEY_NAME) -> "Caller":
+def caller(
+    url: str,
+    key_file: Path | None,
+    timeout_s: float = TIMEOUT_S,
+    key_name: str = KEY_NAME,
+    *,
+    own_keys: Sequence[str] = GATEWAY_KEYS,
+) -> "Caller":
     """Who asks the gateway at `url`; ends the process where the URL or the key is none."""
     from forebay.asking import Caller, NotAsked
 
     try:
-        return Caller.of(url, key_for(url, key_file, key_name), timeout_s)
+        return Caller.of(url, key_for(url, key_file, key_name, own_keys), timeout_s)
     except NotAsked as wrong:
         fail(str(wrong), EXIT_USAGE)
 
 
-def key_for(url: str, key_file: Path | None, name: str = KEY_NAME) -> str | None:
+def key_for(
+    url: str, key_file: Path | None, name: str = KEY_NAME, own_keys: Sequence[str] = GATEWAY_KEYS
+) -> str | None:
     """The key in a file, else in the variable `name`; ends the process where it is none.
 
-    Where neither is there, a gateway's own list of keys serves for a gateway on this machine, and for no other.
+    Where neither is there, a gateway's own list of keys, in one of the variables `own_keys`, serves for a gateway on
+    this machine, and for no other.
     """
     from forebay.asking import is_key
 
@@ -48,7 +60,7 @@ def key_for(url: str, key_file: Path | None, name: str = KEY_NAME) -> str | None
     except (OSError, UnicodeDecodeError) as failure:
         fail(f"key-file: {key_file} cannot be read: {getattr(failure, 'strerror', None) or 'no text'}", EXIT_USAGE)
     if key_file is None and not key and _is_on_this_machine(url):
-        key = next((os.environ[one].split(",")[0] for one in GATEWAY_KEYS if os.environ.get(one)), "")
+        key = next((os.environ[one].split(",")[0] for one in own_keys if os.environ.get(one)), "")
     key = key.strip()
     if not is_key(key):
         fail("key: has characters that no key has", EXIT_USAGE)

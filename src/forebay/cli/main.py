@@ -22,6 +22,7 @@ COMMANDS = {
     "chat": ("chat:chat", "Talk with a model."),
     "generate": ("generate:generate", "Print the answer to one prompt."),
     "top": ("top:top", "Watch a running gateway, live."),
+    "why": ("why:why", "Say why a request was slow, refused, failed or cut."),
     "doctor": ("doctor:doctor", "Find what stands in the way on this machine, and the fix."),
     "config": ("config:app", "Make, check or show the settings."),
     "bench": ("bench:app", "Measure how fast a server is, and how much it can take."),

@@ -86,6 +86,7 @@ def engine_spec(
         served_model,
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
+        *(["--enable-per-request-metrics"] if settings.engine_timings else []),
         *_from_settings(settings),
         *(["--otlp-traces-endpoint", settings.traces_url] if settings.traces_url is not None else []),
         *model_args,

@@ -27,6 +27,7 @@ from forebay.api import (
     keys,
     models,
     native,
+    requests,
     usage,
 )
 from forebay.api.inner import GONE
@@ -48,7 +49,7 @@ OPEN = (health.router, about.router)
 INFERENCE = (models.router, native.router, conversations.router, files.router, batches.router)
 METRICS = (health.metrics_router, engine_metrics.router)  # may be opened: `metrics_public`
 KEYED = (*INFERENCE, *METRICS)
-ADMIN = (admin.router, keys.router, usage.router, debug.router)
+ADMIN = (admin.router, keys.router, usage.router, requests.router, debug.router)
 
 
 def make_app(gateway: "Gateway") -> FastAPI:

@@ -202,6 +202,8 @@ class Gateway:
         self.recorder.writer = self._writer if settings.access_log else None
         if self.tracing is not None:
             self.tracing.ratio = settings.trace_sample_ratio
+        if self.recorder.recent is not None:
+            self.recorder.recent.slow_s = settings.slow_request_s
         for replica in self.replicas:
             replica.upstream.connect_timeout_s = settings.connect_timeout_s
             replica.upstream.idle_s = settings.upstream_idle_s

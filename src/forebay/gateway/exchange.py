@@ -3,13 +3,14 @@
 An exchange is made by `server.py` when a relayed request's headers are in, filled by the pipeline and the relay, and
 read by the recorder when it is over.
 
-`steps` are its story, for spans and for whoever asks why it was slow: what was decided when, nothing of a prompt or an
-answer. Most requests have one step only. Each is a time, a name and plain details:
+`steps` are its story, for spans and for `forebay why ID`: what was decided when, nothing of a prompt or an answer. Most
+requests have one step only. Each is a time, a name and plain details:
 
     identified                        the key had to be looked up, and is known now
     limits_known                      the limits had to be asked elsewhere, and have answered
     cache     state                   hit, miss, bypass; waits: for the answer to the same request, under way
-    queued    place, why              its place in line, about; and what it waits for (`line.Waits`)
+    queued    place, why, *seen       its place in line, about; what it waits for (`line.Waits`); how full it was then
+                                      (`line.Seen`)
     admitted                          it was its turn
     attempt   replica, why, passed    sent to a replica; why this one and not those (`routing.py`)
     failed    kind, detail            the attempt came to nothing, or brought only a part: a failure's kind or an error
@@ -18,6 +19,7 @@ answer. Most requests have one step only. Each is a time, a name and plain detai
     resumed   events                  the answer goes on behind so many events, from another replica
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from forebay.telemetry.metrics import Histogram
     from forebay.telemetry.tracing import Trace
     from forebay.wire.body import Demand
+    from forebay.wire.timings import Timings
 
 
 class Client(Protocol):
@@ -110,6 +113,7 @@ class Exchange(msgspec.Struct, eq=False):
     leases: list[Lease] = []
     steps: list[Step] = []
     place: Place | None = None
+    begun_at: float = 0.0  # its body was in, and it was its turn on its connection
     queued_s: float = 0.0
     limited: LimitLease | None = None  # what it took of its limits, told at the end how many tokens it needed
     attempts: int = 0
@@ -118,6 +122,10 @@ class Exchange(msgspec.Struct, eq=False):
     first_token_at: float = 0.0
     last_token_at: float = 0.0
     gaps: "Histogram | None" = None
+    longest_gap_s: float = 0.0  # between two blocks of a stream
+    longest_gap_at: float = 0.0  # when it ended
+    paused_s: float = 0.0  # the client did not take what there was
+    timings: "Timings | None" = None  # the engine's own
     usage: Usage | None = None
     resumable: bool = False
     cache_state: "CacheState" = ""  # empty where no cache is asked
@@ -125,6 +133,7 @@ class Exchange(msgspec.Struct, eq=False):
     lines: bytes = b""  # header lines that policies add to the answer
     answer_status: int = 0
     error_code: str = ""
+    facts: Mapping[str, Any] | None = None  # behind the refusal (`refusals.py`)
     limit_hit: tuple[str, str] | None = None  # which limit refused it, and whose
     bytes_out: int = 0
     events_out: int = 0

@@ -21,6 +21,7 @@ from forebay.store.seeded_limits import SeededLimits
 from forebay.store.shared_limits import SharedLimits
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
+from forebay.telemetry.recent import Recent
 from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.sampling import AccessSampling
 from forebay.telemetry.tenants import TenantFigures
@@ -45,7 +46,8 @@ def make_recorder(
 ) -> Recorder:
     """What is told of each exchange."""
     tenants = TenantFigures(settings.max_tenant_series)
-    recorder = Recorder(metrics, writer if settings.access_log else None, tally, tenants, tracing)
+    recent = Recent(settings.recent_requests, settings.slow_request_s) if settings.recent_requests else None
+    recorder = Recorder(metrics, writer if settings.access_log else None, tally, tenants, tracing, recent)
     recorder.sampling = access_sampling(settings)
     return recorder
 
@@ -54,7 +56,7 @@ def access_sampling(settings: Settings) -> AccessSampling | None:
     """Which requests have their log line, where not all have."""
     if settings.access_log_sample_ratio >= 1:
         return None
-    return AccessSampling(settings.access_log_sample_ratio, settings.access_log_slow_s)
+    return AccessSampling(settings.access_log_sample_ratio, settings.slow_request_s)
 
 
 def default_limits(settings: Settings) -> Defaults:

@@ -140,6 +140,7 @@ class Pipeline:
     def begin(self, exchange: Exchange, now: float) -> None:
         """Take a request whose body is in to an engine, or to a refusal; at once, unless a policy has to wait."""
         self.running.add(exchange)
+        exchange.begun_at = now
         steps = self._steps(exchange, now)
         try:
             waiting = next(steps)
@@ -190,7 +191,7 @@ class Pipeline:
         if exchange.route.generates:
             place = self._acquire_place(exchange, now)
             if place.granted is not None:
-                exchange.steps.append((now, "queued", place.ahead, place.waits_for))
+                exchange.steps.append((now, "queued", place.ahead, place.waits_for, *place.seen))
                 yield place.granted
                 exchange.queued_s = monotonic() - now
                 now += exchange.queued_s
@@ -244,6 +245,7 @@ class Pipeline:
     def refuse(self, exchange: Exchange, refusal: Refusal, now: float) -> None:
         """Answer with an error, nothing having been sent, and end the exchange."""
         exchange.error_code = refusal.code
+        exchange.facts = refusal.facts
         if isinstance(refusal, RateLimited):
             exchange.limit_hit = refusal.limit
         body = error_body(refusal, exchange.route.dialect, exchange.request_id)

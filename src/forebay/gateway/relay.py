@@ -18,6 +18,7 @@ from forebay.gateway.sending import Sending
 from forebay.policy.retry import RETRIED_FROM_STATUS
 from forebay.policy.verdict import Outcome
 from forebay.refusals import BadGateway, EngineUnavailable, Refusal
+from forebay.wire import timings
 from forebay.wire.sse import (
     EventSplitter,
     EventTooLarge,
@@ -131,7 +132,11 @@ class Relay(Sending):
     def _read_events(self, block: bytes) -> bytes:
         """Take the usage out of a block; drop the event that only we asked for; turn an abort into an error."""
         kept = []
-        for event in events_in(block):
+        for told in events_in(block):
+            event = told
+            if timings.MARK in event:
+                data = data_of(event)
+                event = event.replace(data, self._without_timings(data))
             answer = read_event(event)
             if answer is not None:
                 if is_aborted(answer):
@@ -141,6 +146,12 @@ class Relay(Sending):
                     continue
             kept.append(event)
         return b"".join(kept)
+
+    def _without_timings(self, answer: bytes) -> bytes:
+        """Keep the engine's timings for the request's story; take them out if that is all they are for."""
+        found, rest = timings.taken_from(answer)
+        self._exchange.timings = found or self._exchange.timings
+        return rest if self._pipeline.relay_limits.hide_timings else answer
 
     def _take_usage(self, answer: Answer) -> bool:
         usage = usage_of(answer)
@@ -196,6 +207,8 @@ class Relay(Sending):
             self._answered_badly(_ABORTED if answer else no_json, now, lost=answer is not None)
             return
         self._let_go("answered", now)
+        if timings.MARK in body:
+            body = self._without_timings(body)
         exchange.usage = usage_of(answer)
         if exchange.route.stores:
             self._record_owner(answer.id)
@@ -242,11 +255,13 @@ class Relay(Sending):
     def pause(self) -> None:
         self._paused = True
         if self._connection is not None:
+            self._paused_at = self._paused_at or monotonic()
             self._connection.pause()
 
     def resume(self) -> None:
         self._paused = False
         self._progress_at = monotonic()
+        self._end_pause(self._progress_at)
         if self._connection is not None:
             self._connection.resume()
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 VAIN_PAUSE_S = 0.5  # between takeovers that come to nothing at once, longer each time: else all are used up in a moment
 
+MOST_DETAIL = 200  # characters of what a failure says
+
 _CLOSED = BreakerState.CLOSED
 
 
@@ -52,6 +54,7 @@ class RelayLimits:
     max_attempts: int
     max_takeovers: int
     takeover_wait_s: float
+    hide_timings: bool = False  # keep those that an engine tells from the caller
 
 
 class Sending(ABC):
@@ -67,6 +70,7 @@ class Sending(ABC):
         "_not_before",
         "_only",
         "_paused",
+        "_paused_at",
         "_pipeline",
         "_progress_at",
         "_refreshed",
@@ -95,6 +99,7 @@ class Sending(ABC):
         self._refreshed = False  # whether this attempt is the second one, after a stale connection
         self._trusted = False  # whether the replica was in good standing when it was asked
         self._paused = False
+        self._paused_at = 0.0  # 0 also while there is nothing to pause
         self._streaming = False  # whether the client has had the first events
         self._retries = 0
         self._wait_until = 0.0  # until when a lost engine's place may be taken; 0 where none was lost
@@ -124,7 +129,9 @@ class Sending(ABC):
         exchange = self._exchange
         replica, why, passed = self._choose(now)
         if replica.upstream.full:
-            raise Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
+            refusal = Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
+            refusal.facts = {"reason": "connections", "replica": replica.name}
+            raise refusal
         exchange.replica = replica
         exchange.steps.append((now, "attempt", replica.name, why, passed))
         if exchange.trace is not None:
@@ -197,7 +204,7 @@ class Sending(ABC):
                 self._go_on(none_to_ask, now, lost=True)
             return
         self._let_go("failed", now)
-        self._exchange.steps.append((now, "failed", failure.kind, str(failure)))
+        self._exchange.steps.append((now, "failed", failure.kind, str(failure)[:MOST_DETAIL]))
         refusal = refusal_from_failure(failure, generated=self._streaming)
         if failure.kind == "connect" and now < self._wait_until:
             self._avoid = self._exchange.replica  # the one to take over is not up either: `check` asks another
@@ -250,7 +257,9 @@ class Sending(ABC):
         if self._retries + 1 >= limits.max_attempts or now - self._exchange.started_at >= limits.request_timeout_s:
             return refusal
         if not self._pipeline.retry_budget.spend(now):
-            return EngineUnavailable("Too many attempts fail just now. Try again shortly.", retry_after_s=2)
+            spent = EngineUnavailable("Too many attempts fail just now. Try again shortly.", retry_after_s=2)
+            spent.facts = {"reason": "retry_budget"}
+            return spent
         self._retries += 1
         return None
 
@@ -303,6 +312,12 @@ class Sending(ABC):
         if self._connection is not None:
             self._connection.fail("stalled", "the engine makes no progress")
 
+    def _end_pause(self, now: float) -> None:
+        """Count the time for which the client did not take what there was."""
+        if self._paused_at:
+            self._exchange.paused_s += now - self._paused_at
+            self._paused_at = 0.0
+
     # Ending an attempt
     def abandon(self, outcome: Outcome, now: float) -> None:
         """Stop the engine's work on this attempt."""
@@ -313,6 +328,8 @@ class Sending(ABC):
     def _let_go(self, outcome: Outcome, now: float) -> None:
         """The attempt is over: `answered`, `failed` on the engine's side, or `cancelled`, which says nothing of it."""
         self._connection = None
+        if self._paused_at:
+            self._end_pause(now)
         if self._slot is not None:
             self._slot.release(outcome, now)
             self._slot = None

@@ -70,6 +70,7 @@ class Tuning:
                 max_attempts=settings.retry_attempts,
                 max_takeovers=settings.takeover_attempts,
                 takeover_wait_s=settings.takeover_wait_s,
+                hide_timings=settings.engine_timings,
             ),
             cache_limits=CacheLimits(
                 models=frozenset(settings.cache_models),

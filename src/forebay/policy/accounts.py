@@ -20,6 +20,7 @@ Date = tuple[int, int]  # day and month, UTC, as 20261231 and 202612
 BUCKETS_PER_S = 2
 SPAN = 60 * BUCKETS_PER_S
 UNBOUNDED = 10**15  # beyond any count, and exact in Lua's numbers too
+_KINDS: tuple[Kind, ...] = ("requests", "tokens", "concurrency", "day", "month")
 _WINDOW_S = (SPAN + 1) / BUCKETS_PER_S
 
 
@@ -208,6 +209,11 @@ class Account:
         self.tokens += tokens
         if self.budgeted:
             self._settle_budgets(tokens, date)
+
+    def used(self, kind: Kind) -> int:
+        """How much of a limit is taken up."""
+        counts = (self.requests, self.tokens, self.running, self.day_tokens, self.month_tokens)
+        return counts[_KINDS.index(kind)]
 
     def wait_s(self, kind: Kind, tokens: int, now: float) -> float:
         """Until when a request would fit again, if nothing else came; at most a window."""

@@ -119,10 +119,12 @@ class Admission:
         return line
 
     def _too_many(self) -> Overloaded:
-        return Overloaded(
+        refusal = Overloaded(
             f"The service is busy with {self.rules.most_under_way} requests, as many as it takes. Try again shortly.",
             retry_after_s=self.jittered(1.0),
         )
+        refusal.facts = {"reason": "too_many", "running": self.under_way, "places": self.rules.most_under_way}
+        return refusal
 
     def _left(self, held: int, outcome: Outcome, now: float) -> None:
         self.under_way -= held

@@ -196,7 +196,10 @@ class Limits:
     def refusal(self, binding: Binding, account: Account, kind: Kind, tokens: int, now: float) -> Refusal:
         """Say no for what this gateway has counted."""
         wait_s = account.wait_s(kind, tokens, now) if kind in ("requests", "tokens") else _BUSY_S
-        return refuse(account, kind, wait_s, binding.lines(go_duration(account.reset_s(now))))
+        no = refuse(account, kind, wait_s, binding.lines(go_duration(account.reset_s(now))), account.used(kind))
+        if self.share != 1 and no.facts is not None:
+            no.facts = {**no.facts, "gateways": self.share}
+        return no
 
     def sweep(self, now: float) -> None:
         """Drop some of what is idle; called a few times a second."""
@@ -264,8 +267,9 @@ class Limits:
                 self._accounts.pop(account.name, None)
 
 
-def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes) -> Refusal:
-    """The refusal for a limit; `lines` are the headers that tell of limits."""
+def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes, used: int | None) -> Refusal:
+    """The refusal for a limit; `lines` are the headers that tell of limits, `used` is how much of it is, where that is
+    known."""
     limits = account.limits
     most = {
         "requests": limits.requests_per_minute,
@@ -284,7 +288,9 @@ def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes) -> Refusal
         told = f"{told} Try again in {go_duration(wait_s).decode()}."
         of_kind = TokensLimited if kind == "tokens" else RateLimited
         refusal = of_kind(told, retry_after_s=wait_s, headers=headers)
-    refusal.limit = (kind, account.name.partition(":")[0])
+    scope = account.name.partition(":")[0]
+    refusal.limit = (kind, scope)
+    refusal.facts = {"limit": kind, "scope": scope, "used": used, "of": most, "left_s": round(wait_s, 3)}
     return refusal
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Reason = Literal["full", "hopeless", "deadline", "gave_way"]
 REASONS: tuple[Reason, ...] = ("full", "hopeless", "deadline", "gave_way")
 Waits = Literal["engines_full", "own_requests_first", "others_first"]  # for a place; for those ahead of it in line
+Seen = tuple[int, int, int, int, float | None]  # places taken, and all; waiting; of the tenant; about how long, seconds
 KEPT_S = 0.1
 _SLACK = 64  # entries of requests long gone that the heap of deadlines may hold before it is made anew
 _UNKNOWN_WAIT_S = 2.0
@@ -45,17 +46,18 @@ class Promise(Awaitable[None], Protocol):
 
 class Place(Ticket):
     """One request's place at a model's engines, or in the line for one. `deadline` is when it gives up waiting; `ahead`
-    its place in line when it came, about."""
+    its place in line when it came, about; `seen` how things stood then (`Seen`)."""
 
     __slots__ = (
         *("_line", "ahead", "cost", "deadline", "input_tokens", "priority", "promise", "running", "tenant"),
-        "waits_for",
+        *("seen", "waits_for"),
     )
 
     deadline: float  # this and the next three are there where it has waited
     promise: Promise | None
     ahead: int
     waits_for: Waits
+    seen: "Seen"
 
     def __init__(self, line: "Line", tenant: Tenant, priority: int, input_tokens: int) -> None:
         self._line: Line | None = line
@@ -145,6 +147,7 @@ class Line:
             self._drain.waiting_began(now)
         place.ahead = ceil(ahead)
         place.waits_for = _waits_for(queue, tenant)
+        place.seen = self.running, self.limit, queue.size, tenant.held, wait_s
         queue.push(tenant, priority, place)
         place.promise = self._admission.promise()
         place.granted = place.promise
@@ -217,7 +220,16 @@ class Line:
         self.refused[reason] += 1
         wait_s = self._drain.wait_s(self.queue.size + 1, now, waiting=self.queue.size > 0)
         retry_s = self._admission.jittered(_UNKNOWN_WAIT_S if wait_s is None else wait_s)
-        return Overloaded(f"The service is busy. {why} Try again in {ceil(retry_s)} s.", retry_after_s=retry_s)
+        refusal = Overloaded(f"The service is busy. {why} Try again in {ceil(retry_s)} s.", retry_after_s=retry_s)
+        refusal.facts = {
+            "reason": reason,
+            "running": self.running,
+            "places": self.limit,
+            "waiting": self.queue.size,
+            "most_waiting": self._most_queued,
+            "wait_s": None if wait_s is None else round(wait_s, 3),
+        }
+        return refusal
 
 
 def _waits_for(queue: FairQueue[Place], tenant: Tenant) -> Waits:

@@ -76,7 +76,8 @@ def refusal_of(binding: Binding, answer: list[int]) -> Refusal:
     """What the script said no to."""
     _, number, kind, wait_ms, reset_ms, *counts = answer
     lines = shared_lines(binding, counts, go_duration(reset_ms / 1000))
-    return refuse(binding.accounts[number - 1], _KINDS[kind - 1], wait_ms / 1000, lines)
+    used = counts[2 * number - 3 + kind] if kind <= 2 else None  # of requests and tokens we are told
+    return refuse(binding.accounts[number - 1], _KINDS[kind - 1], wait_ms / 1000, lines, used)
 
 
 def shared_lines(binding: Binding, counts: list[int], reset: bytes) -> bytes:

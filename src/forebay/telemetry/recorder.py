@@ -5,7 +5,7 @@ Nothing of a prompt, an answer or a key is ever in reach of a log line here: onl
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
+from forebay.telemetry.recent import Kept, Recent
 from forebay.telemetry.sampling import AccessSampling
 from forebay.telemetry.tenants import TenantFigures
 from forebay.telemetry.tracing import Tracing
@@ -84,8 +85,8 @@ class _Series:
 
 
 class Recorder:
-    """Told of each exchange's tokens and end. `writer` takes access lines, `tally` usage and `tracing` what is sampled;
-    None where it is off."""
+    """Told of each exchange's tokens and end. `writer` takes access lines, `tally` usage, `tracing` what is sampled and
+    `recent` the stories; None where it is off."""
 
     def __init__(
         self,
@@ -94,10 +95,12 @@ class Recorder:
         tally: Tally | None = None,
         tenants: TenantFigures | None = None,
         tracing: Tracing | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.tenants = tenants or TenantFigures(0)
         self._metrics = metrics
         self.writer = writer
+        self.recent = recent
         self._tally = tally
         self._tracing = tracing
         self._series: dict[tuple[str, str], _Series] = {}
@@ -110,7 +113,10 @@ class Recorder:
             exchange.gaps = self._of(exchange).gap
             exchange.first_token_at = now
         else:
-            exchange.gaps.observe(now - exchange.last_token_at)
+            gap_s = now - exchange.last_token_at
+            exchange.gaps.observe(gap_s)
+            if gap_s > exchange.longest_gap_s:
+                exchange.longest_gap_s, exchange.longest_gap_at = gap_s, now
         exchange.last_token_at = now
 
     def finished(self, exchange: "Exchange", outcome: Outcome, now: float) -> None:
@@ -151,13 +157,17 @@ class Recorder:
             self._metrics.counter(metric.LIMIT_REFUSALS, exchange.limit_hit).value += 1
         if self._tracing is not None and exchange.trace is not None:
             self._tracing.finished(exchange, outcome, status, now)
-        if self.writer is not None and (
-            self.sampling is None
-            or self.sampling.keeps(
-                status, now - exchange.started_at, well=outcome == "answered" and exchange.attempts < 2
-            )
-        ):
-            self.writer.write(_access_line(exchange, outcome, status, stream, now))
+        writer = self.writer
+        if writer is not None and self.sampling is not None:
+            well = outcome == "answered" and exchange.attempts < 2
+            if not self.sampling.keeps(status, now - exchange.started_at, well=well):
+                writer = None
+        if writer is not None or self.recent is not None:
+            line = _access_line(exchange, outcome, status, stream, now)
+            if writer is not None:
+                writer.write(line)
+            if self.recent is not None:
+                self.recent.keep(line, exchange)
 
     def _of_principal(self, principal: Principal, exchange: "Exchange", outcome: Outcome) -> None:
         usage, replayed = exchange.usage, exchange.cache_state == "hit"
@@ -169,6 +179,11 @@ class Recorder:
         if self._tally is not None:
             failed = outcome == "failed" or outcome == "refused"
             self._tally.add(principal, exchange.model, usage, exchange.events_out, failed=failed, replayed=replayed)
+
+    def so_far(self, exchange: "Exchange", now: float) -> Kept:
+        """The story of an exchange that is under way, up to now."""
+        stream = exchange.demand is not None and exchange.demand.stream
+        return Kept.of(_access_line(exchange, "running", 0, stream, now), exchange, None)
 
     def unreadable(self, refusal: "Refusal", address: str, request_id: str) -> None:
         """A connection was refused before any request on it could be told."""
@@ -216,7 +231,9 @@ def trace_id_of(traceparent: bytes | None) -> str:
     return traceparent[3:35].decode("ascii") if traceparent is not None else ""
 
 
-def _access_line(exchange: "Exchange", outcome: Outcome, status: int, stream: bool, now: float) -> AccessLine:
+def _access_line(
+    exchange: "Exchange", outcome: Outcome | Literal["running"], status: int, stream: bool, now: float
+) -> AccessLine:
     who, usage, trace = exchange.principal, exchange.usage, exchange.traceparent
     return AccessLine(  # in the fields' order: by their names it takes four times as long
         time.time(),

@@ -86,3 +86,14 @@ def go_duration(seconds: float) -> bytes:
     if hours:
         return b"%dh%dm%s" % (hours, minutes, told)
     return b"%dm%s" % (minutes, told) if minutes else told
+
+
+def limits_told(lines: bytes) -> dict[str, int]:
+    """What OpenAI's header lines of limits say: `limit_requests`, `remaining_requests`, and the same of tokens."""
+    told = {}
+    for line in lines.splitlines():
+        name, _, value = line.partition(b": ")
+        what, _, of = name.removeprefix(b"x-ratelimit-").partition(b"-")
+        if what in (b"limit", b"remaining") and of in (b"requests", b"tokens") and value.isdigit():
+            told[f"{what.decode()}_{of.decode()}"] = int(value)
+    return told

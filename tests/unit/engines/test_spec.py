@@ -42,6 +42,11 @@ def test_the_engine_s_spans_go_where_the_gateway_s_do() -> None:
     assert cache_key("m", "1", traced) == cache_key("m", "1", traced[:2]), "what was compiled is good for both"
 
 
+def test_engines_tell_timings_where_that_is_asked() -> None:
+    assert "--enable-per-request-metrics" not in a_spec().argv
+    assert "--enable-per-request-metrics" in a_spec(engine_timings=True).argv
+
+
 def test_what_the_user_says_wins_however_it_is_written() -> None:
     spec = a_spec("--max_model_len=512", "--no-enforce-eager", max_model_len=2048)
     assert "--max-model-len" not in spec.argv

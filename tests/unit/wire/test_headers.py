@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, accepted_tracestate
+from forebay.wire.headers import RequestIds, accepted_request_id, accepted_traceparent, accepted_tracestate, limits_told
 
 
 def test_ids_are_of_32_digits_and_none_comes_twice() -> None:
@@ -37,3 +37,12 @@ def test_a_tracestate_is_passed_on_as_it_is_or_not_at_all() -> None:
     assert accepted_tracestate(b"vendor=a,other=b") == b"vendor=a,other=b"
     bad = [None, b"", b"x" * 513, b"a=\xff", b"a=b\tc"]
     assert [accepted_tracestate(value) for value in bad] == [b""] * len(bad)
+
+
+def test_what_header_lines_say_of_limits_is_read_and_nothing_else() -> None:
+    lines = (
+        b"x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\nx-ratelimit-reset-requests: 1m0s\r\n"
+        b"x-ratelimit-limit-tokens: -1\r\nx-forebay-cache: hit\r\nno line"
+    )
+    assert limits_told(lines) == {"limit_requests": 60, "remaining_requests": 59}
+    assert limits_told(b"") == {}

@@ -53,7 +53,25 @@ class TelemetrySettings(Group):
         ge=0,
         le=1,
     )
-    access_log_slow_s: Seconds = setting(30.0, "Seconds from which on a request is slow, for its log line.", hot=True)
+    slow_request_s: Seconds = setting(
+        10.0,
+        "Time to the first token, to the whole answer where it is no stream, from which a request counts as slow for "
+        "`forebay why ID`; of the whole answer, for the access log. Seconds.",
+        hot=True,
+    )
+    recent_requests: int = setting(
+        2000,
+        "Requests whose story is kept for `forebay why ID`, the latest; a tenth as many of each kind that went wrong "
+        "are kept besides. 0 keeps none.",
+        ge=0,
+        le=20_000,
+    )
+    engine_timings: bool = setting(
+        False,
+        "Have engines tell how long each request waited and ran in them (vLLM's --enable-per-request-metrics), for "
+        "`forebay why ID`; callers do not see it. Engines elsewhere are started with that option by who owns them.",
+        roles=ALL,
+    )
     gpu_interval_s: SecondsOrZero = setting(
         5.0, "Seconds between two looks at the GPUs' figures; 0 does not look.", roles=ALL
     )
