@@ -18,6 +18,7 @@ export PYTHON ?=
 GATEWAY_READY := .venv/.gateway-ready
 DEV_READY := .venv/.dev-ready
 ENGINE_READY := .venv/engine/.$(ENGINE)-ready
+TOOLS_READY := .venv/.tools-ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,7 +31,7 @@ help: ## List the targets
 serve: $(GATEWAY_READY) $(ENGINE_READY) ## Install what is missing, then serve MODEL through the gateway
 	@exec scripts/serve.sh $(MODEL) $(if $(PORT),--port $(PORT)) $(ARGS)
 
-test: $(DEV_READY) $(ENGINE_READY) ## Install what is missing, then run all tests, the real engine's included
+test: $(DEV_READY) $(ENGINE_READY) $(TOOLS_READY) ## Install what is missing, then run all tests, the real engine's included
 	@.venv/bin/python -m forebay.models.default
 	.venv/bin/pytest $(ARGS)
 
@@ -83,4 +84,8 @@ $(DEV_READY): requirements/dev.txt $(GATEWAY_READY)
 
 $(ENGINE_READY): requirements/engine-$(ENGINE).txt scripts/install-engine.sh | $(GATEWAY_READY)
 	@scripts/install-engine.sh $(ENGINE)
+	@touch $@
+
+$(TOOLS_READY): requirements/tools.txt scripts/install-tools.sh | $(GATEWAY_READY)
+	@scripts/install-tools.sh requirements/tools.txt
 	@touch $@

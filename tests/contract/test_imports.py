@@ -37,6 +37,7 @@ PURE = (
     "sampling.py",
     "talk/conversation.py",
     "talk/heard.py",
+    "monitoring/",
     "top/figures.py",
     "doctor/finding.py",
     "doctor/machine.py",

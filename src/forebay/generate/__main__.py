@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from forebay.generate import (
@@ -10,9 +11,12 @@ from forebay.generate import (
     engine_states,
     errors_reference,
     example_toml,
+    grafana,
     metrics_reference,
+    prometheus_rules,
     settings_reference,
 )
+from forebay.monitoring.uses import DASHBOARDS
 
 ARTEFACTS: dict[str, Callable[[], str]] = {
     "forebay.example.toml": example_toml.render,
@@ -22,6 +26,9 @@ ARTEFACTS: dict[str, Callable[[], str]] = {
     "docs/reference/endpoints.md": endpoints_reference.render,
     "docs/reference/cli.md": cli_reference.render,
     "docs/reference/engine-states.md": engine_states.render,
+    "deploy/prometheus/alerts.yaml": prometheus_rules.render_alerts,
+    "deploy/prometheus/recording.yaml": prometheus_rules.render_recordings,
+    **{f"deploy/grafana/dashboards/{board.name}.json": partial(grafana.render, board) for board in DASHBOARDS},
 }
 
 

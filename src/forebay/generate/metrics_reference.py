@@ -1,5 +1,6 @@
 """`docs/reference/metrics.md`."""
 
+from forebay.monitoring.uses import shown
 from forebay.telemetry.catalogue import CATALOGUE, Metric
 
 HEADER = """\
@@ -17,11 +18,10 @@ panels and the alerts that use a metric. How to scrape is in [observability](../
 
 
 def render() -> str:
-    return HEADER + "".join(map(_row, CATALOGUE))
+    places = shown()
+    return HEADER + "".join(_row(metric, places.get(metric.name, ())) for metric in CATALOGUE)
 
 
-def _row(metric: Metric) -> str:
+def _row(metric: Metric, places: tuple[str, ...]) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return (
-        f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} | {', '.join(metric.shown)} |\n"
-    )
+    return f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} | {', '.join(places)} |\n"

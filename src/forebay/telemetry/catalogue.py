@@ -13,8 +13,8 @@ Kind = Literal["counter", "gauge", "histogram"]
 class Metric:
     """One metric. `name` carries its unit (`_seconds`, `_bytes`, `_tokens`); counters end in `_total`.
 
-    `shown` are the dashboards' panels and the alerts that use it, as "dashboard/Panel title"; one that is not `public`
-    is for those who look into Forebay itself, and need not be shown.
+    Each is shown in a panel or used by an alert (`monitoring/`), but one that is not `public`: that is for those who
+    look into Forebay itself.
     """
 
     name: str
@@ -22,7 +22,6 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    shown: tuple[str, ...] = ()
     public: bool = True
 
     @property
