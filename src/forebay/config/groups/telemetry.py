@@ -36,4 +36,5 @@ class TelemetrySettings(Group):
         aliases=("LOG_FILE",),
         roles=ALL,
     )
+    page: bool = setting(True, "Serve the page for people at /ui; what it shows takes a key.")
     access_log: bool = setting(True, "One log line a request.", hot=True)
