@@ -47,7 +47,7 @@ class Seen:
 
 @asynccontextmanager
 async def chromium(home: Path) -> AsyncIterator[Browser]:
-    """The one that `scripts/install-tools.sh` unpacked, with its own libraries and fonts where this machine has none."""
+    """The one that `scripts/install-tools.sh` unpacked, with libraries and fonts that this machine lacks."""
     unpacked = ROOT / "usr/lib/chromium/chromium"  # the program itself: the script beside it knows only /usr/lib
     executable = str(unpacked) if unpacked.exists() else program("chromium")
     fonts = home / "fonts.conf"
