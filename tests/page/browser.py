@@ -1,6 +1,7 @@
 """A real Chromium, and an open page of it whose faults are written down as they happen."""
 
 import os
+import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_p
 from tests.programs import TOOLS, program
 
 ROOT = TOOLS.parents[1]
-LIBRARIES = ("usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu")
+MACHINE = f"{platform.machine()}-linux-gnu"
+LIBRARIES = (f"usr/lib/{MACHINE}", f"lib/{MACHINE}", f"usr/lib/{MACHINE}/pulseaudio")
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{root}/usr/share/fonts</dir><dir>/usr/share/fonts</dir><cachedir>{cache}</cachedir></fontconfig>"""
 # What is said of a file that no page has: a browser writes every answer of 400 or more into its console.
