@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from forebay.monitoring.elsewhere import ELSEWHERE
 from tests.e2e.conftest import KEY, MODEL, Service, command_of, descendants
 
 pytestmark = pytest.mark.engine
@@ -21,16 +22,29 @@ def client_of(service: Service) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0, timeout=60)
 
 
-def engine_metric(service: Service, name: str) -> float:
-    """A figure of vLLM's own, from its Unix socket."""
+def engine_figures(service: Service) -> str:
+    """vLLM's own figures, from its Unix socket."""
     commands = [command_of(pid) for pid in descendants(service.process.pid)]
     path = next(command.split("--uds ", 1)[1].split()[0] for command in commands if "--uds " in command)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(path)
         sock.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        told = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+        return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+
+
+def engine_metric(service: Service, name: str) -> float:
+    """One of them."""
+    told = engine_figures(service)
     return sum(float(line.rsplit(" ", 1)[1]) for line in told.splitlines() if line.startswith(name + "{"))
+
+
+def test_the_engine_tells_every_figure_that_panels_show(service: Service) -> None:
+    vllms = [metric for metric in ELSEWHERE if metric.name.startswith("vllm:")]
+    told = engine_figures(service)
+    for metric in vllms:
+        name = f"{metric.name}_count" if metric.kind == "histogram" else metric.name
+        assert f"\n{name}{{" in told, f"this vLLM has no {name}: renamed?"
 
 
 async def long_stream(client: openai.AsyncOpenAI, tokens: int = 900) -> Any:

@@ -1,6 +1,6 @@
 from collections.abc import AsyncIterator
-from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
@@ -10,9 +10,8 @@ from tests.page.browser import chromium
 __all__ = ["pytest_asyncio_loop_factories", "start_gateway"]
 
 
-@pytest_asyncio.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    home = tmp_path / "browser"
-    home.mkdir()
-    async with chromium(home) as one:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    """One for all tests, which have one event loop therefore; each has pages and a session of its own."""
+    async with chromium(tmp_path_factory.mktemp("browser")) as one:
         yield one

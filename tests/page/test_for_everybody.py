@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, Page, expect
 from pydantic import SecretStr
 
@@ -11,6 +12,8 @@ from tests.gateway.conftest import KEY, StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.page.browser import opened, sign_in
 from tests.store.databases import made, new_key
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ADMIN = "sk-admin"
 AUDIT = (Path(__file__).parent / "audit.js").read_text()

@@ -5,11 +5,14 @@ import os
 import sys
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.gateway.conftest import KEY, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine
 from tests.page.browser import opened, sign_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NASTY = 'it\'s "quoted" $HOME `id` \\ back\nnew line — ünïcödé 😀 </script>'
 

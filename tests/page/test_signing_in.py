@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, expect
 
 from tests.gateway.conftest import KEY, StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.page.browser import Seen, opened, sign_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ADMIN = "sk-admin-canary-4711"
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, Route, expect
 from pydantic import SecretStr
 
@@ -20,6 +21,8 @@ from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import fetch
 from tests.page.browser import Seen, opened, sign_in
 from tests.store.databases import made, new_key
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ADMIN = "sk-admin"
 HOSTILE = '<img src=x onerror="window.hacked=1">&lt;"\''
@@ -154,7 +157,7 @@ async def test_what_others_wrote_is_shown_as_text(
         "attempts": 1,
         "takeovers": 0,
     }
-    story = {**request, "steps": [{"at_ms": 1.5, "what": HOSTILE, "detail": {"why": HOSTILE}}]}
+    story = {**request, "steps": [{"at_ms": 1.5, "what": HOSTILE, "detail": {"why": HOSTILE}}], "verdict": HOSTILE}
 
     async def answer(route: Route) -> None:
         told = {"data": [request]} if "?" in route.request.url else story

@@ -11,7 +11,7 @@ from forebay.monitoring.uses import RECORDINGS
 
 HEADER = "# Generated from the code: `make generate`.\n"
 # Long windows read much and change little.
-INTERVALS = {"forebay-slo-fast": "15s", "forebay-slo-slow": "1m"}
+INTERVALS = {"forebay-slo-fast": "15s", "forebay-slo-slow": "30s"}
 
 
 def render(groups: Mapping[str, Sequence[Alert | Recording]]) -> str:

@@ -16,13 +16,13 @@ async function paged(box, caption, columns, path, rowsOf, empty) {
     const page = await ask(after ? `${path}&after=${encodeURIComponent(after)}` : path);
     rows.push(...rowsOf(page));
     box.replaceChildren(table(caption, columns, rows, { empty }), ...(page.after ? [more] : []));
-    more.onclick = () => read(page.after).catch((failure) => told(box, failure));
+    more.onclick = () => read(page.after).catch((failure) => inform(box, failure));
     say(`${caption}: ${rows.length} rows.`);
   };
   await read("");
 }
 
-const told = (box, failure) => box.replaceChildren(h("p", { class: "notice" }, failure.message));
+const inform = (box, failure) => box.replaceChildren(h("p", { class: "notice" }, failure.message));
 
 // Keys
 
@@ -118,13 +118,15 @@ async function showStory(id) {
   const box = $("request-story");
   try {
     const one = await ask(`admin/v1/requests/${encodeURIComponent(id)}`);
-    const plain = Object.entries(one).filter(([name, value]) => name !== "steps" && value !== null && value !== "");
+    const told = (name, value) => value !== null && value !== "" && !["steps", "verdict", "also"].includes(name);
+    const plain = Object.entries(one).filter(([name, value]) => told(name, value));
     box.replaceChildren(
       h("h2", {}, "Request ", h("code", {}, id)),
-      h("dl", { class: "facts" }, plain.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, plainText(value))])),
+      one.verdict && h("p", { class: "verdict" }, one.verdict),
+      h("dl", { class: "facts" }, plain.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, name === "time" ? moment(value) : plainText(value))])),
       table("Steps", STEP_COLUMNS, one.steps ?? [], { empty: "No steps were kept." }));
   } catch (failure) {
-    told(box, failure);
+    inform(box, failure);
   }
   box.hidden = false;
   say(`The story of request ${id}.`);
