@@ -18,6 +18,7 @@ MACHINE = f"{platform.machine()}-linux-gnu"
 LIBRARIES = (f"usr/lib/{MACHINE}", f"lib/{MACHINE}", f"usr/lib/{MACHINE}/pulseaudio")
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{root}/usr/share/fonts</dir><dir>/usr/share/fonts</dir><cachedir>{cache}</cachedir></fontconfig>"""
+AUDIT = (Path(__file__).parent / "audit.js").read_text()
 # What is said of a file that no page has: a browser writes every answer of 400 or more into its console.
 ANSWERED = "Failed to load resource: the server responded with a status of"
 

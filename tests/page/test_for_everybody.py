@@ -10,13 +10,12 @@ from pydantic import SecretStr
 from forebay.store.keys import Keys
 from tests.gateway.conftest import KEY, StartGateway
 from tests.gateway.fake_engine import FakeEngine
-from tests.page.browser import opened, sign_in
+from tests.page.browser import AUDIT, opened, sign_in
 from tests.store.databases import made, new_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ADMIN = "sk-admin"
-AUDIT = (Path(__file__).parent / "audit.js").read_text()
 VIEWS = ("Overview", "Keys", "Usage", "Settings", "Playground")
 
 

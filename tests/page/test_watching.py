@@ -19,7 +19,7 @@ from tests.gateway.calls import CHAT, chat_body
 from tests.gateway.conftest import KEY, StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import fetch
-from tests.page.browser import Seen, opened, sign_in
+from tests.page.browser import AUDIT, Seen, opened, sign_in
 from tests.store.databases import made, new_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -186,6 +186,38 @@ async def test_what_others_wrote_is_shown_as_text(
                 None,
                 0,
             ]
+            assert seen.is_clean()
+
+
+async def test_gpus_engines_and_degraded_limits_are_shown_where_there_are_any(
+    browser: Browser, start_gateway: StartGateway
+) -> None:
+    gpu = {"name": "NVIDIA H200", "utilization_ratio": 0.87, "memory_used_bytes": 2**36, "memory_total_bytes": 2**37}
+    gpu |= {"temperature_celsius": 61, "power_watts": 412.5, "ecc_errors_total": 0, "xid_errors_total": 2}
+    engine_view = {"name": "engine-1", "model": "m", "state": "backoff", "since": 1.7e9, "why": "exited with status 1"}
+    engine_view |= {"restarts": 3, "out_of_memory_events": 1, "warmup_s": 12.5}
+
+    async def answer(route: Route) -> None:
+        told = await (await route.fetch()).json()
+        told |= {"gpus": [{"gpu": "0", **gpu}, {"gpu": "1", "mig": "2", **gpu, "utilization_ratio": 0.1}]}
+        told |= {"engines": [engine_view], "limits_degraded": True}
+        await route.fulfill(json=told)
+
+    async with FakeEngine() as engine, start_gateway(engine.url, admin_keys=(ADMIN,)) as running:
+        async with opened(browser, running.url) as seen:
+            await seen.page.route("**/admin/v1/live", answer)
+            await sign_in(seen, ADMIN)
+            gpus = seen.page.get_by_role("table", name="GPUs")
+            await expect(gpus.get_by_role("row")).to_have_count(3)
+            for text in ("1/2", "87 %", "64 GiB of 128 GiB", "61 °C", "413 W"):
+                await expect(gpus).to_contain_text(text)
+            engines = seen.page.get_by_role("table", name="Engines")
+            await expect(engines).to_contain_text("backoff")
+            await expect(engines).to_contain_text("exited with status 1")
+            await expect(seen.page.locator("#states .notice")).to_contain_text("Limits are degraded")
+            busy = seen.page.locator("figure", has_text="GPU busy")
+            await expect(busy.locator(".legend")).to_contain_text("1/2 10 %")
+            assert await seen.page.evaluate(AUDIT) == []
             assert seen.is_clean()
 
 
