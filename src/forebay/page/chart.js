@@ -4,7 +4,7 @@ import { h, svg, table } from "./dom.js";
 import { clock } from "./say.js";
 
 const HEIGHT = 132;
-const EDGE = { left: 46, right: 8, top: 8, bottom: 18 };
+const EDGE = { left: 56, right: 8, top: 8, bottom: 18 };
 const LINES_IN_TABLE = 30;
 const DASHES = ["", "5 3", "1.5 3", "8 3 2 3"]; // lines differ in more than colour
 

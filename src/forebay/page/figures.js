@@ -30,7 +30,7 @@ export function between(old, now, older = old) {
     errors: Object.fromEntries(Object.entries(errors).filter(([, n]) => n).map(([code, n]) => [code, n / seconds])),
     replicas: Object.fromEntries(now.replicas.map((one) => [one.name, one.in_flight])),
     gpuBusy: Object.fromEntries(now.gpus.map((one) => [gpuName(one), one.utilization_ratio ?? null])),
-    gpuMemory: Object.fromEntries(now.gpus.map((one) => [gpuName(one), one.memory_used_bytes ?? null])),
+    gpuMemory: Object.fromEntries(now.gpus.map((one) => [gpuName(one), share(one.memory_used_bytes, one.memory_total_bytes)])),
     hits: lookedUp ? (cache.hit ?? 0) / lookedUp : null,
   };
 }
@@ -58,4 +58,5 @@ function increases(old, now) {
   return Object.fromEntries(Object.entries(now).map(up));
 }
 
+const share = (part, whole) => (part >= 0 && whole > 0 ? part / whole : null);
 const sum = (pairs) => pairs.reduce((total, [, value]) => total + value, 0);

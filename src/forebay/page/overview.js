@@ -33,7 +33,7 @@ const charts = [
 const ofReplicas = new Chart("Under way by replica", (points) => most("replicas", points, null), short, { note: "the busiest" });
 const ofGpus = [
   new Chart("GPU busy", (points) => most("gpuBusy", points, null), percent, { note: "the busiest" }),
-  new Chart("GPU memory", (points) => most("gpuMemory", points, null), bytes, { note: "the fullest" }),
+  new Chart("GPU memory", (points) => most("gpuMemory", points, null), percent, { note: "the fullest" }),
 ];
 const all = [...charts, ofReplicas, ...ofGpus];
 
