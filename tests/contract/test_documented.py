@@ -61,7 +61,7 @@ def test_every_endpoint_is_in_the_reference() -> None:
     text = reference("endpoints")
     gateway = Gateway(Settings(), LogWriter(2, text=False), ())
     own = {*make_app(gateway).openapi()["paths"], *make_agent_app(gateway).openapi()["paths"]}
-    assert len(own) == 37
+    assert len(own) == 38
     for path in own | {route.path.decode() for route in ROUTES}:
         assert f"`{path.replace(':path', '')}`" in text
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 KEY = "sk-e2e-canary"
+ADMIN_KEY = "sk-e2e-admin-canary"
 MODEL = "smollm2-135m-instruct"
 START_S = 240
 
@@ -100,7 +101,8 @@ def command_of(pid: int) -> str:
 def serve(log_file: Path, *flags: str) -> Iterator[Service]:
     """`forebay serve default` with the options given, until it is ready; at the end SIGTERM must end all of it."""
     env = {name: value for name, value in os.environ.items() if name not in ("FOREBAY_CONFIG", "LOG_FILE")}
-    env |= {"API_KEYS": KEY, "MODEL_ALIASES": "gpt-3.5-turbo=*,text-davinci-003=*"}
+    env |= {"API_KEYS": KEY, "FOREBAY_ADMIN_KEYS": ADMIN_KEY}
+    env |= {"MODEL_ALIASES": "gpt-3.5-turbo=*,text-davinci-003=*"}
     env["DATABASE_URL"] = f"sqlite:///{log_file.with_suffix('.sqlite3')}"
     process = subprocess.Popen(
         [

@@ -9,7 +9,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from forebay.telemetry.metrics import Metrics
 
 PROBE_PATHS = frozenset(
-    {"/health", "/healthz", "/livez", "/health/ready", "/ready", "/readyz", "/metrics", "/metrics/engines"}
+    {
+        *("/health", "/healthz", "/livez", "/health/ready", "/ready", "/readyz"),
+        *("/metrics", "/metrics/engines", "/admin/v1/live"),
+    }
 )
 
 

@@ -153,6 +153,7 @@ def _say_ready(url: str, models: list[str], settings: Settings, shown_key: str |
         "",
         f"  Ready: {url}/v1 serves {', '.join(models)}",
         *([f"  API key for this run: {shown_key}"] if shown_key else []),
+        *([f"  To try it in a browser: {url}/ui#playground"] if settings.page else []),
         "",
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} \\",
         f'    -d \'{{"model": "{model}", "temperature": 0, {question}}}\'',

@@ -27,6 +27,7 @@ from forebay.api import (
     keys,
     models,
     native,
+    page,
     requests,
     usage,
 )
@@ -45,11 +46,11 @@ if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
 log = logging.getLogger("forebay.access")
 
-OPEN = (health.router, about.router)
+OPEN = (health.router, about.router, page.router)
 INFERENCE = (models.router, native.router, conversations.router, files.router, batches.router)
 METRICS = (health.metrics_router, engine_metrics.router)  # may be opened: `metrics_public`
 KEYED = (*INFERENCE, *METRICS)
-ADMIN = (admin.router, keys.router, usage.router, requests.router, debug.router)
+ADMIN = (admin.router, keys.router, usage.router, requests.router, debug.router, page.live_router)
 
 
 def make_app(gateway: "Gateway") -> FastAPI:
@@ -66,7 +67,8 @@ def make_app(gateway: "Gateway") -> FastAPI:
     }  # before a body is read
     metrics_need = [] if gateway.settings.metrics_public else _needs(gateway, "metrics")
     for router in OPEN:
-        app.include_router(router)
+        if router is not page.router or gateway.settings.page:
+            app.include_router(router)
     for router in INFERENCE:
         app.include_router(router, dependencies=callers)
     for router in METRICS:
@@ -138,7 +140,7 @@ def _answer_as_elsewhere(app: FastAPI, gateway: "Gateway") -> None:
 
 
 class _RequestId:
-    """Gives every answer its request id, and every request but the probes (they come every second) its log line."""
+    """Gives every answer its request id, and every request but those that come every second or two its log line."""
 
     def __init__(self, app: ASGIApp, gateway: "Gateway") -> None:
         self._app = app

@@ -30,7 +30,7 @@ def status_of(gateway: "Gateway") -> dict[str, Any]:
         "models": [card["id"] for card in gateway.replicas.model_cards()],
         "engines": [engine.describe() for engine in gateway.engines],
         **({"rollout": gateway.rollout.describe()} if gateway.rollout is not None else {}),
-        "replicas": [_seen(replica) for replica in gateway.replicas],
+        "replicas": [seen(replica) for replica in gateway.replicas],
         "cache": gateway.caching.describe(),
         **({"config": gateway.reloading.describe()} if gateway.reloading is not None else {}),
         "queues": [
@@ -43,7 +43,8 @@ def status_of(gateway: "Gateway") -> dict[str, Any]:
     }
 
 
-def _seen(replica: Replica) -> dict[str, Any]:
+def seen(replica: Replica) -> dict[str, Any]:
+    """One replica at a glance."""
     return {
         "name": replica.name,
         "group": replica.group,

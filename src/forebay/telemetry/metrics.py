@@ -7,6 +7,7 @@ as it is: `Metrics` is a collector that it asks at each scrape.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -82,6 +83,18 @@ class Metrics(Collector):
         """Read a gauge, or a counter kept elsewhere, at each scrape."""
         self._watched[metric.name] = samples
 
+    def read(self, metric: Metric) -> Iterable[tuple[Labels, float]]:
+        """A counter's or a gauge's values now, by its labels."""
+        watched = self._watched.get(metric.name)
+        return watched() if watched else self._counted(metric)
+
+    def timed(self, metric: Metric) -> list[int]:
+        """A histogram over all its labels: how many were at most each bound, and last how many there were."""
+        children = self._histograms[metric.name].values()
+        return list(
+            accumulate(map(sum, zip([0] * (len(metric.buckets) + 1), *(c.counts for c in children), strict=True)))
+        )
+
     def collect(self) -> Iterator[Family]:
         for metric in CATALOGUE:
             yield self._family(metric)
@@ -94,9 +107,7 @@ class Metrics(Collector):
             return histograms
         kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
         family = kind(metric.name, metric.help, labels=metric.labels)
-        watched = self._watched.get(metric.name)
-        samples = watched() if watched else self._counted(metric)
-        for labels, value in samples:
+        for labels, value in self.read(metric):
             family.add_metric(labels, value)
         return family
 

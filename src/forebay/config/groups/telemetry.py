@@ -45,6 +45,7 @@ class TelemetrySettings(Group):
     log_file_backups: int = setting(
         5, "Log files put aside that are kept, as log_file.1, .2 and so on.", roles=ALL, ge=0, le=1000
     )
+    page: bool = setting(True, "Serve the page for people at /ui; what it shows takes a key.")
     access_log: bool = setting(True, "One log line a request.", hot=True)
     access_log_sample_ratio: float = setting(
         1.0,
