@@ -26,12 +26,13 @@ from tests.gateway.raw_client import fetch
 from tests.servers import ValkeyServer
 from tests.store.databases import made
 
-# What no gateway of this test has: engines and a GPU of its own, a certificate, tokens, budgets without Redis; and what
-# vLLM says. That the code exports each is tested where it does.
+# What no gateway of this test has: engines and a GPU of its own, a certificate, tokens, budgets without Redis, traces;
+# and what vLLM says. That the code exports each is tested where it does.
 ABSENT = (
     *(one for one in CATALOGUE if one.name.startswith(("forebay_gpu_", "forebay_engine_"))),
     *(one for one in ELSEWHERE if one.name.startswith("vllm:")),
     *(m.CERTIFICATE_EXPIRY, m.KEY_EXPIRY, m.KEY_SET_FAILURES, m.BUDGETS_UNKNOWN, m.CONFIG_RELOADS, m.BATCH_LINES),
+    m.TRACE_SPANS,
 )
 
 

@@ -274,6 +274,13 @@ PROCESS = Row(
             width=6,
         ),
         Panel(
+            "Trace spans",
+            "Spans of traced requests, by what became of them; none where tracing is off.",
+            "ops",
+            one(SEEN.rate(m.TRACE_SPANS, by=("result",)), "{{result}}"),
+            width=6,
+        ),
+        Panel(
             "Settings followed",
             "1 unless the settings could not be followed when last read again.",
             "none",
