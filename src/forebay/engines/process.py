@@ -17,6 +17,7 @@ from pathlib import Path
 
 from forebay.engines.output import MAX_LINE_BYTES, Output
 from forebay.engines.spec import EngineSpec
+from forebay.engines.waiting import Waiting
 from forebay.telemetry.redaction import without_shapes
 
 log = logging.getLogger("forebay.engine")
@@ -39,6 +40,7 @@ class EngineProcess:
         self._reading = asyncio.create_task(self._read_lines())
         self._killed_by_us = False
         self._output = Output()
+        self._waiting = Waiting()
         self.oom_events = 0
         self.last_error = ""
 
@@ -106,11 +108,9 @@ class EngineProcess:
 
     def busy_seconds(self) -> float:
         """Time that the engine's threads have computed, or have waited for a processor that others were using."""
-        tick_s = 1 / os.sysconf("SC_CLK_TCK")
-        return sum(
-            (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) * tick_s + waited_ns(directory) / 1e9
-            for directory, fields in self._stats()
-        )
+        stats = list(self._stats())
+        ticks = sum(int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME]) for _, fields in stats)
+        return ticks / os.sysconf("SC_CLK_TCK") + self._waiting.seconds(directory for directory, _ in stats)
 
     def resident_bytes(self) -> int:
         """Memory that they hold; what they share is counted for each."""
@@ -147,12 +147,3 @@ class EngineProcess:
         if told_as_error or (said.level is None and ("Error" in said.message or " error: " in said.message)):
             self.last_error = without_shapes(said.message)  # shown to whoever asks for health
         log.log(said.level or logging.INFO, said.message, extra={"engine": self._spec.name})
-
-
-def waited_ns(directory: Path) -> int:
-    """Time that a process's threads have been runnable and not run; 0 where the kernel does not tell."""
-    waited = 0
-    for schedstat in directory.glob("task/[0-9]*/schedstat"):
-        with contextlib.suppress(OSError):
-            waited += int(schedstat.read_text().split()[1])
-    return waited
