@@ -27,7 +27,7 @@ READ_BYTES = 65_536
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|Cannot allocate memory", re.IGNORECASE)
 KILLED = 128 + signal.SIGKILL
-_SESSION, _USER_TIME, _SYSTEM_TIME, _RESIDENT_PAGES = 3, 11, 12, 21  # fields of /proc/PID/stat behind the name
+_PARENT, _USER_TIME, _SYSTEM_TIME, _RESIDENT_PAGES = 1, 11, 12, 21  # fields of /proc/PID/stat behind the name
 
 
 class EngineProcess:
@@ -117,12 +117,17 @@ class EngineProcess:
         return sum(int(fields[_RESIDENT_PAGES]) for _, fields in self._stats()) * os.sysconf("SC_PAGE_SIZE")
 
     def _stats(self) -> Iterator[tuple[Path, list[str]]]:
-        """/proc/PID of every process in the engine's session, and what its stat says from the third field on."""
+        """/proc/PID of every process below the leash, and what its stat says from the third field on."""
+        children: dict[int, list[tuple[Path, list[str]]]] = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it has just ended
                 fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[_SESSION]) == self.pid:
-                    yield stat.parent, fields
+                children.setdefault(int(fields[_PARENT]), []).append((stat.parent, fields))
+        parents = [self.pid]  # an orphan's parent is the leash
+        while parents:
+            for directory, fields in children.get(parents.pop(), ()):
+                parents.append(int(directory.name))
+                yield directory, fields
 
     async def _read_lines(self) -> None:
         assert self._process.stdout is not None
