@@ -49,10 +49,12 @@ class Service:
             with error:
                 return error.code, _decoded(error.read())
 
-    def figure(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+    def figure(self, name: str, **labels: str) -> float:
+        """The sum of a metric over its labels, or over those series that have the labels given."""
         lines = self.get("/metrics")[1].decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")))
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        ours = (line for line in lines if line.startswith((name + "{", name + " ")))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in ours if all(one in line for one in wanted))
 
     def wait_until_ready(self, within_s: float = START_S) -> None:
         until = time.monotonic() + within_s

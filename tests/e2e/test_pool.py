@@ -33,7 +33,7 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pool(sockets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     log_file = tmp_path_factory.mktemp("pool") / "forebay.log"
-    flags = ["--replicas", "2", "--dtype", "float32", "--engine-stall-s", "5", "--engine-backoff-max-s", "1"]
+    flags = ["--replicas", "2", "--dtype", "float32", "--engine-stall-s", "10", "--engine-backoff-max-s", "1"]
     flags += ["--show-replica", "always", "--runtime-dir", str(sockets), "--max-model-len", "1024"]
     with serve(log_file, *flags) as service:
         until = time.monotonic() + 240
@@ -176,11 +176,11 @@ async def until_ready(url: str) -> None:
 async def test_no_stream_notices_an_engine_that_is_killed_or_frozen(pool: Service) -> None:
     undisturbed = await all_streams(pool)
     assert all(len(text) > 40 for text, *_ in undisturbed)
-    struck: list[int] = []
+    struck: list[tuple[str, int]] = []
 
     def strike(name: str, how: signal.Signals) -> None:
-        struck.append(core_of(ready_engines(pool)[name]))
-        os.kill(struck[-1], how)
+        struck.append((name, core_of(ready_engines(pool)[name])))
+        os.kill(struck[-1][1], how)
 
     assert await all_streams(pool, lambda name: strike(name, signal.SIGKILL)) == undisturbed
     after_kill = pool.figure("forebay_takeovers_total")
@@ -190,7 +190,8 @@ async def test_no_stream_notices_an_engine_that_is_killed_or_frozen(pool: Servic
         assert await all_streams(pool, lambda name: strike(name, signal.SIGSTOP)) == undisturbed
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(struck[-1], signal.SIGCONT)
+            os.kill(struck[-1][1], signal.SIGCONT)
     assert pool.figure("forebay_takeovers_total") >= after_kill + 2
-    assert pool.figure("forebay_replica_stalls_total") == 1
-    assert "EngineCore" not in command_of(struck[-1]), "it was ended, though it did not react to SIGTERM"
+    frozen, core = struck[-1]
+    assert pool.figure("forebay_replica_stalls_total", replica=frozen) >= 1
+    assert "EngineCore" not in command_of(core), "it was ended, though it did not react to SIGTERM"

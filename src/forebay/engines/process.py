@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from forebay.engines.spec import EngineSpec
+from forebay.engines.waiting import Waiting
 
 log = logging.getLogger("forebay.engine")
 
@@ -29,7 +30,7 @@ _VLLM_LINE = re.compile(
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|Cannot allocate memory", re.IGNORECASE)
 _LEVELS = logging.getLevelNamesMapping()
 KILLED = 128 + signal.SIGKILL
-_SESSION, _USER_TIME, _SYSTEM_TIME, _RESIDENT_PAGES = 3, 11, 12, 21  # fields of /proc/PID/stat behind the name
+_PARENT, _USER_TIME, _SYSTEM_TIME, _RESIDENT_PAGES = 1, 11, 12, 21  # fields of /proc/PID/stat behind the name
 
 
 class EngineProcess:
@@ -41,6 +42,7 @@ class EngineProcess:
         self._lifeline: int | None = lifeline
         self._reading = asyncio.create_task(self._read_lines())
         self._killed_by_us = False
+        self._waiting = Waiting()
         self.oom_events = 0
         self.last_error = ""
 
@@ -108,23 +110,26 @@ class EngineProcess:
 
     def busy_seconds(self) -> float:
         """Time that the engine's threads have computed, or have waited for a processor that others were using."""
-        tick_s = 1 / os.sysconf("SC_CLK_TCK")
-        return sum(
-            (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) * tick_s + waited_ns(directory) / 1e9
-            for directory, fields in self._stats()
-        )
+        stats = list(self._stats())
+        ticks = sum(int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME]) for _, fields in stats)
+        return ticks / os.sysconf("SC_CLK_TCK") + self._waiting.seconds(directory for directory, _ in stats)
 
     def resident_bytes(self) -> int:
         """Memory that they hold; what they share is counted for each."""
         return sum(int(fields[_RESIDENT_PAGES]) for _, fields in self._stats()) * os.sysconf("SC_PAGE_SIZE")
 
     def _stats(self) -> Iterator[tuple[Path, list[str]]]:
-        """/proc/PID of every process in the engine's session, and what its stat says from the third field on."""
+        """/proc/PID of every process below the leash, and what its stat says from the third field on."""
+        children: dict[int, list[tuple[Path, list[str]]]] = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it has just ended
                 fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[_SESSION]) == self.pid:
-                    yield stat.parent, fields
+                children.setdefault(int(fields[_PARENT]), []).append((stat.parent, fields))
+        parents = [self.pid]  # an orphan's parent is the leash
+        while parents:
+            for directory, fields in children.get(parents.pop(), ()):
+                parents.append(int(directory.name))
+                yield directory, fields
 
     async def _read_lines(self) -> None:
         assert self._process.stdout is not None
@@ -151,12 +156,3 @@ class EngineProcess:
         if level >= logging.ERROR or (found is None and ("Error" in text or " error: " in text)):
             self.last_error = message
         log.log(level, message, extra={"engine": self._spec.name})
-
-
-def waited_ns(directory: Path) -> int:
-    """Time that a process's threads have been runnable and not run; 0 where the kernel does not tell."""
-    waited = 0
-    for schedstat in directory.glob("task/[0-9]*/schedstat"):
-        with contextlib.suppress(OSError):
-            waited += int(schedstat.read_text().split()[1])
-    return waited

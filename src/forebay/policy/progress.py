@@ -14,7 +14,7 @@ long: a long step looks like that (a CPU's prefill can take ten seconds; more on
 deadlock that spins, but a stopped process does not.
 """
 
-BUSY_FACTOR = 6
+BUSY_FACTOR = 3
 BUSY_SHARE = 0.2  # of the time, from which on an engine counts as computing
 
 

@@ -65,8 +65,8 @@ class UpstreamSettings(Group):
     engine_stall_s: Seconds = setting(
         20.0,
         "Time an engine may have work and make no progress before it is taken out of rotation (and restarted, if it is "
-        "ours), seconds; six times as long while an engine of ours is seen computing. Longer than the longest step of "
-        "engines elsewhere: a few seconds will do on GPUs, a CPU's prefill can take ten.",
+        "ours), seconds; three times as long while an engine of ours is seen computing. Longer than the longest step "
+        "of engines elsewhere: a few seconds will do on GPUs, a CPU's prefill can take ten.",
         roles=ALL,
     )
     upstream_idle_s: Seconds = setting(

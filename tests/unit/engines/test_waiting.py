@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay.engines.process import waited_ns
+from forebay.engines.waiting import Waiting
 
 SPIN = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nwhile True: pass"
 
@@ -36,11 +36,31 @@ def test_a_process_that_others_keep_from_running_is_seen_waiting_and_a_stopped_o
     one, other = (Path(f"/proc/{pid}") for pid in rivals)
     if not (one / "schedstat").exists():
         pytest.skip("this kernel does not tell")
-    until(lambda: waited_ns(one) > 0.2e9)
+    waiting = Waiting()
+    until(lambda: waiting.seconds([one]) > 0.2)
 
     os.kill(rivals[0], signal.SIGSTOP)
     until(lambda: (one / "stat").read_text().rpartition(")")[2].split()[0] == "T")
-    before = waited_ns(one)
+    before = waiting.seconds([one])
     computed = int((other / "schedstat").read_text().split()[0])
     until(lambda: int((other / "schedstat").read_text().split()[0]) > computed + 0.2e9)
-    assert waited_ns(one) == before
+    assert waiting.seconds([one]) == before
+
+
+def a_process(directory: Path, *, state: str, turns: int, waited_ns: int = 3_000_000_000) -> Path:
+    """/proc/PID of a process with one thread, as the kernel shows it."""
+    thread = directory / "task" / "77"
+    thread.mkdir(parents=True, exist_ok=True)
+    (thread / "schedstat").write_text(f"1000 {waited_ns} {turns}\n")
+    (thread / "stat").write_text(f"77 (VLLM) ::Worker) {state} 1 77 77 0\n")
+    return directory
+
+
+def test_a_thread_that_gets_no_turn_at_all_is_seen_waiting_before_the_kernel_counts_it(tmp_path: Path) -> None:
+    waiting, begun = Waiting(), time.monotonic()
+    assert waiting.seconds([a_process(tmp_path, state="R", turns=5)]) == 3.0
+    until(lambda: time.monotonic() - begun > 0.05)
+    assert waiting.seconds([tmp_path]) > 3.0
+    assert waiting.seconds([a_process(tmp_path, state="R", turns=6, waited_ns=3_050_000_000)]) == 3.05
+    assert waiting.seconds([a_process(tmp_path, state="S", turns=6)]) == 3.0
+    assert waiting.seconds([a_process(tmp_path, state="R", turns=6)]) == 3.0, "it slept in between"
