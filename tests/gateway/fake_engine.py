@@ -259,6 +259,11 @@ class FakeEngine:
         finally:
             self._waiters.remove(waiter)
 
+    @property
+    def tokens_sent(self) -> int:
+        """Tokens of the newest POST, 0 before there is one; `requests[-1]` may be a health check that came since."""
+        return next((record.tokens_sent for record in reversed(self.requests) if record.method == "POST"), 0)
+
     def calls(self, path: str) -> list[Record]:
         """The requests to one path."""
         return [record for record in self.requests if record.path == path]

@@ -31,7 +31,7 @@ async def test_what_outlasts_the_drain_is_told_so(start_gateway: StartGateway) -
     async with FakeEngine() as engine, start_gateway(engine.url, drain_timeout_s=0.3) as running:
         engine.script(Behaviour(faults=[Fault("token", "hang", after=2)]), Behaviour(faults=[Fault("head", "hang")]))
         stream = asyncio.create_task(chat(running.url, stream=True))
-        await engine.wait_for(lambda e: e.running == 1 and e.requests[-1].tokens_sent == 2)
+        await engine.wait_for(lambda e: e.running == 1 and e.tokens_sent == 2)
         whole = asyncio.create_task(chat(running.url))
         await engine.wait_for(lambda e: e.running == 2)
         began = monotonic()

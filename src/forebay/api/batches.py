@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from forebay.api.admitted import CallersRoute
-from forebay.api.files import After, Id, batching_of, caller_of, told
+from forebay.api.files import After, Id, batching_of, caller_of, page_fields, told
 from forebay.refusals import BadRequest, Conflict
 from forebay.store.batches import Batch
 from forebay.store.files import PURPOSE
@@ -112,9 +112,7 @@ def list_batches(request: Request, after: After = "", limit: Annotated[int, Quer
     """The tenant's batches, the newest first."""
     with told():
         found = batching_of(request).batches.page(caller_of(request).tenant, after, limit + 1)
-    data = [_object(batch) for batch in found[:limit]]
-    ends = (data[0].id, data[-1].id) if data else (None, None)
-    return BatchPage(data=data, first_id=ends[0], last_id=ends[1], has_more=len(found) > limit)
+    return BatchPage(**page_fields([_object(batch) for batch in found], limit))
 
 
 @router.get("/{batch_id}", summary="One batch")

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import time
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse
@@ -29,6 +29,7 @@ from forebay.store.batches import TooManyBatches, UnknownBatch
 from forebay.store.files import PURPOSE, FileInUse, NoRoom, StoredFile, UnknownFile
 
 if TYPE_CHECKING:
+    from forebay.api.batches import BatchObject
     from forebay.gateway.batching import Batching
     from forebay.policy.auth import Principal
 
@@ -103,9 +104,7 @@ def list_files(
     files, tenant = batching_of(request).files, caller_of(request).tenant
     with told():
         found = files.page(tenant, purpose, after, limit + 1, newest_first=order == "desc")
-    data = [_object(stored) for stored in found[:limit]]
-    ends = (data[0].id, data[-1].id) if data else (None, None)
-    return FilePage(data=data, first_id=ends[0], last_id=ends[1], has_more=len(found) > limit)
+    return FilePage(**page_fields([_object(stored) for stored in found], limit))
 
 
 @router.get("/{file_id}", summary="One file")
@@ -158,6 +157,13 @@ def batching_of(request: Request) -> "Batching":
 def caller_of(request: Request) -> "Principal":
     who: Principal = request.state.principal
     return who
+
+
+def page_fields(found: "Sequence[FileObject | BatchObject]", limit: int) -> dict[str, Any]:
+    """OpenAI's page of at most `limit`, made of what was found: one more where there is another page."""
+    data = found[:limit]
+    ends = (data[0].id, data[-1].id) if data else (None, None)
+    return {"data": data, "first_id": ends[0], "last_id": ends[1], "has_more": len(found) > limit}
 
 
 @contextlib.contextmanager
