@@ -169,7 +169,7 @@ async def test_a_caller_who_leaves_is_told_of_with_how_far_it_was(start_gateway:
             await client.request(
                 "POST", CHAT, chat_body(stream=True, max_tokens=1000), {**AUTH, "x-request-id": "gone"}
             )
-            await engine.wait_for(lambda e: bool(e.requests) and e.requests[-1].tokens_sent > 5)
+            await engine.wait_for(lambda e: e.tokens_sent > 5)
         await until_over(running, 1)
         story = await told(running, "gone")
         assert (story["kind"], whats(story)[-1]) == ("cut", "left")
