@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from forebay.api.admitted import AdmittedRoute
 from forebay.refusals import NotFound
-from forebay.telemetry.recent import ERRORS, KINDS, Kept, Kind, Recent
+from forebay.telemetry.recent import ERRORS, KINDS, USUAL_A_SECOND, Kept, Kind, Recent
 from forebay.telemetry.story import summary, told
 from forebay.telemetry.why import verdict
 
@@ -139,6 +139,8 @@ def _gone(recent: Recent) -> str:
         return "No request with this id is known: none has ended since this gateway was started."
     since = datetime.fromtimestamp(recent.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     reach = f"those that ended before {since} are forgotten" if recent.is_full else f"the first one ended at {since}"
+    if recent.left_out:
+        reach += f", of those that go well {USUAL_A_SECOND} a second are kept"
     return (
         f"No request with this id is known: {reach}, or another gateway had it. Ids are in the "
         "answers' header x-request-id."

@@ -207,7 +207,7 @@ class Relay(Sending):
             self._answered_badly(_ABORTED if answer else no_json, now, lost=answer is not None)
             return
         self._let_go("answered", now)
-        if timings.MARK in body:
+        if answer.metrics:
             body = self._without_timings(body)
         exchange.usage = usage_of(answer)
         if exchange.route.stores:

@@ -13,6 +13,7 @@ Waiting costs no task: `check`, called a few times a second, tries again.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from forebay.gateway.errors import refusal_from_failure
 from forebay.gateway.exchange import Exchange
 from forebay.policy.breaker import BreakerState
 from forebay.policy.retry import is_loss, is_stale_connection
-from forebay.policy.routing import Choice, PassedBy, passed_by
+from forebay.policy.routing import Group, PassedBy, passed_by
 from forebay.policy.verdict import Lease, Outcome
 from forebay.refusals import EngineUnavailable, Overloaded, Refusal
 from forebay.replicas.replica import Replica
@@ -127,7 +128,17 @@ class Sending(ABC):
     def send(self, now: float, *, fresh: bool = False) -> None:
         """Choose a replica and send the request to it. Raises `Refusal` where there is none to ask."""
         exchange = self._exchange
-        replica, why, passed = self._choose(now)
+        why: str = "holder"
+        passed: PassedBy = ()
+        if self._only is not None:
+            replica = self._holder(self._only, now)
+        else:
+            groups = self._pipeline.replicas.groups(exchange.model)
+            try:
+                replica, why, passed = self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
+            except EngineUnavailable:
+                self._unrouted(groups, now)
+                raise
         if replica.upstream.full:
             refusal = Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
             refusal.facts = {"reason": "connections", "replica": replica.name}
@@ -146,22 +157,19 @@ class Sending(ABC):
         self._slot = replica.acquire(now, exchange.work_tokens)
         self._connection = replica.upstream.send(self._request(replica), self, fresh=fresh)
 
-    def _choose(self, now: float) -> Choice[Replica] | tuple[Replica, str, PassedBy]:
-        """The replica to ask, why it, and which not. Raises `EngineUnavailable`."""
-        exchange, only = self._exchange, self._only
-        if only is not None:
-            if only.ready:
-                return only, "holder", ()
-            exchange.steps.append((now, "unrouted", ((only.name, "not ready"),)))
+    def _holder(self, only: Replica, now: float) -> Replica:
+        """The one replica that may be asked. Raises `EngineUnavailable`."""
+        if not only.ready:
+            self._exchange.steps.append((now, "unrouted", ((only.name, "not ready"),)))
             raise EngineUnavailable("The engine that holds this response is not ready.", retry_after_s=5)
-        groups = self._pipeline.replicas.groups(exchange.model)
-        try:
-            return self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
-        except EngineUnavailable:
-            if not exchange.steps or exchange.steps[-1][1] != "unrouted":  # else it waits for one, and asks again
-                replicas = (replica for group in groups for replica in group.replicas)
-                exchange.steps.append((now, "unrouted", passed_by(replicas, now, self._avoid)))
-            raise
+        return only
+
+    def _unrouted(self, groups: Sequence[Group[Replica]], now: float) -> None:
+        """Say once why none can be asked; it may wait for one, and ask again."""
+        exchange = self._exchange
+        if not exchange.steps or exchange.steps[-1][1] != "unrouted":
+            replicas = (replica for group in groups for replica in group.replicas)
+            exchange.steps.append((now, "unrouted", passed_by(replicas, now, self._avoid)))
 
     def _request(self, replica: Replica) -> bytes:
         """The bytes to send. Every attempt has an id of its own: an engine may still know the one before."""

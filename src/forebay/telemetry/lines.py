@@ -19,6 +19,7 @@ _UNSEEN = re.compile(
 _QUOTED = re.compile(r"[\s\"=]|^$")
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "1;31", "CRITICAL": "1;31"}
 DIM = "2"
+DEL = 0x7F
 
 
 def as_json(line: Any) -> bytes:
@@ -27,7 +28,7 @@ def as_json(line: Any) -> bytes:
         data = _encoder.encode(line)
     except UnicodeEncodeError:  # half a surrogate pair, as file names may have it
         data = _encoder.encode(_repaired(line))
-    if data.isascii() and b"\x7f" not in data:
+    if data.isascii() and DEL not in data:
         return data + b"\n"
     return _UNSEEN.sub(_json_escape, data.decode()).encode() + b"\n"
 

@@ -11,6 +11,10 @@ the latest of each kind that went wrong.
 A kind's ring is a tenth of the whole, so a flood of one kind leaves the others alone. What is kept is bounded in bytes,
 too: an access line's fields, steps that are few and short, and figures. There is no index: a request costs an append
 here, and who asks pays for the search.
+
+Of those that went well only `USUAL_A_SECOND` are kept in any second. With more of them the ring would go by before
+anybody could ask, and memory that is written once and dropped a moment later costs more than all else here: the
+processor's caches are of its size.
 """
 
 import re
@@ -20,6 +24,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
+
+from forebay.policy.verdict import Outcome
 
 if TYPE_CHECKING:
     from forebay.gateway.exchange import Exchange, Step
@@ -31,6 +37,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ERRORS: tuple[Kind, ...] = ("refused", "unavailable", "failed")
 MOST_STEPS = 64
 FEWEST_OF_A_KIND = 20
+USUAL_A_SECOND = 200
 _SHARE_OF_A_KIND = 10
 _BUG = 500
 _OURS = re.compile(r"[0-9a-f]{32}")
@@ -93,6 +100,9 @@ class Recent:
         self._all: deque[Kept] = deque(maxlen=most)
         of_a_kind = min(max(most // _SHARE_OF_A_KIND, FEWEST_OF_A_KIND), most)
         self._of_kind: dict[Kind, deque[Kept]] = {kind: deque(maxlen=of_a_kind) for kind in KINDS}
+        self._second = 0
+        self._room = USUAL_A_SECOND  # in this second
+        self.left_out = 0
 
     def __repr__(self) -> str:
         kept = {kind: len(ring) for kind, ring in self._of_kind.items() if ring}
@@ -108,7 +118,7 @@ class Recent:
 
     @property
     def since(self) -> float:
-        """From when on every request is kept, wall-clock seconds; 0 where none has been yet."""
+        """How far back this goes, wall-clock seconds; 0 where none has been kept yet."""
         return self._all[0].line.time if self._all else 0.0
 
     @property
@@ -116,9 +126,18 @@ class Recent:
         """Whether an older request may have been let go."""
         return len(self._all) == self._all.maxlen
 
-    def keep(self, line: "AccessLine", exchange: "Exchange") -> None:
-        """A request is over."""
-        kind = _kind(line, self.slow_s)
+    def has_room(self, now: float) -> bool:
+        """Whether a request that went well is to be kept, and is the next of this second's."""
+        if self._second != int(now):
+            self._second, self._room = int(now), USUAL_A_SECOND
+        if not self._room:
+            self.left_out += 1
+            return False
+        self._room -= 1
+        return True
+
+    def keep(self, line: "AccessLine", exchange: "Exchange", kind: Kind | None) -> None:
+        """Keep a request that is over."""
         kept = Kept.of(line, exchange, kind)
         self._all.append(kept)
         if kind is not None:
@@ -138,17 +157,15 @@ class Recent:
         return [one for one in self if one.is_named(name, ours[0] if ours is not None else "")]
 
 
-def _kind(line: "AccessLine", slow_s: float) -> Kind | None:
-    if line.outcome == "answered":
-        if line.attempts > 1:
-            return "taken_over"
-        late_ms = line.duration_ms if line.ttft_ms is None else line.ttft_ms
-        return "slow" if late_ms >= slow_s * 1e3 else None
-    if line.outcome == "cancelled":
+def kind_of(outcome: Outcome, status: int, attempts: int) -> Kind:
+    """What was wrong with a request that did not go well."""
+    if outcome == "answered":
+        return "taken_over" if attempts > 1 else "slow"
+    if outcome == "cancelled":
         return "cut"
-    if line.outcome == "refused":
+    if outcome == "refused":
         return "refused"
-    return "failed" if line.attempts or line.status == _BUG else "unavailable"
+    return "failed" if attempts or status == _BUG else "unavailable"
 
 
 def _ended(kept: Kept) -> float:

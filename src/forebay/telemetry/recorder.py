@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from forebay.policy.auth import Principal
 from forebay.policy.usage import Tally
 from forebay.policy.verdict import Outcome
 from forebay.telemetry import catalogue as metric
 from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Counter, Histogram, Metrics
-from forebay.telemetry.recent import Kept, Recent
+from forebay.telemetry.recent import Kept, Recent, kind_of
 from forebay.telemetry.sampling import AccessSampling
 from forebay.telemetry.tenants import TenantFigures
 from forebay.telemetry.tracing import Tracing
@@ -122,63 +121,72 @@ class Recorder:
     def finished(self, exchange: "Exchange", outcome: Outcome, now: float) -> None:
         """An exchange is over."""
         self.answered += 1
+        took_s = late_s = now - exchange.started_at
         status = exchange.answer_status if outcome != "cancelled" else CLIENT_GONE
         series = self._of(exchange)
         series.with_status(status).value += 1
-        series.duration.observe(now - exchange.started_at)
+        series.duration.observe(took_s)
         if exchange.queued_s:
             self._metrics.histogram(metric.QUEUE_WAIT, (exchange.route.name, exchange.model)).observe(exchange.queued_s)
         stream = exchange.demand is not None and exchange.demand.stream
         if stream and exchange.first_token_at:
-            series.ttft.observe(exchange.first_token_at - exchange.started_at)
-        usage = exchange.usage
-        if exchange.cache_state:
-            labels = (exchange.model, exchange.cache_state)
-            self._metrics.counter(metric.CACHE_REQUESTS, labels).value += 1
-        if exchange.cache_state == "hit":
-            pass  # no engine counted anything
-        elif usage is not None:
-            series.prompt.value += usage.prompt_tokens
-            series.cached.value += usage.cached_tokens
-            series.completion.value += usage.completion_tokens
-        else:
-            series.completion.value += exchange.events_out
-        if exchange.principal is not None:
-            self._of_principal(exchange.principal, exchange, outcome)
-        if exchange.error_code:
-            self._metrics.counter(metric.ERRORS, (exchange.route.name, exchange.error_code)).value += 1
-        if exchange.attempts > 1:
-            self._metrics.counter(metric.RETRIES, (exchange.route.name,)).value += exchange.attempts - 1
-        if exchange.takeovers:
-            self._metrics.counter(metric.TAKEOVERS, (exchange.route.name,)).value += exchange.takeovers
-            if exchange.resumes:
-                self._metrics.counter(metric.RESUMES, (exchange.route.name,)).value += exchange.resumes
-        if exchange.limit_hit is not None:
-            self._metrics.counter(metric.LIMIT_REFUSALS, exchange.limit_hit).value += 1
+            late_s = exchange.first_token_at - exchange.started_at
+            series.ttft.observe(late_s)
+        self._count_tokens(exchange, series, outcome)
+        well = outcome == "answered" and exchange.attempts < 2
+        if not well:
+            self._went_wrong(exchange)
         if self._tracing is not None and exchange.trace is not None:
             self._tracing.finished(exchange, outcome, status, now)
-        writer = self.writer
-        if writer is not None and self.sampling is not None:
-            well = outcome == "answered" and exchange.attempts < 2
-            if not self.sampling.keeps(status, now - exchange.started_at, well=well):
-                writer = None
-        if writer is not None or self.recent is not None:
+        writer, recent, kind = self.writer, self.recent, None
+        if writer is not None and self.sampling is not None and not self.sampling.keeps(status, took_s, well=well):
+            writer = None
+        if recent is not None:
+            if not well or late_s >= recent.slow_s:
+                kind = kind_of(outcome, status, exchange.attempts)
+            elif not recent.has_room(now):
+                recent = None
+        if writer is not None or recent is not None:
             line = _access_line(exchange, outcome, status, stream, now)
             if writer is not None:
                 writer.write(line)
-            if self.recent is not None:
-                self.recent.keep(line, exchange)
+            if recent is not None:
+                recent.keep(line, exchange, kind)
 
-    def _of_principal(self, principal: Principal, exchange: "Exchange", outcome: Outcome) -> None:
-        usage, replayed = exchange.usage, exchange.cache_state == "hit"
-        refused = outcome == "refused" or exchange.answer_status == UNAVAILABLE
-        if replayed:
-            self.tenants.ended(principal.tenant, None, 0, refused=False)
-        else:
-            self.tenants.ended(principal.tenant, usage, exchange.events_out, refused=refused)
-        if self._tally is not None:
-            failed = outcome == "failed" or outcome == "refused"
-            self._tally.add(principal, exchange.model, usage, exchange.events_out, failed=failed, replayed=replayed)
+    def _count_tokens(self, exchange: "Exchange", series: _Series, outcome: Outcome) -> None:
+        usage, who, events = exchange.usage, exchange.principal, exchange.events_out
+        if exchange.cache_state:
+            labels = (exchange.model, exchange.cache_state)
+            self._metrics.counter(metric.CACHE_REQUESTS, labels).value += 1
+        replayed = exchange.cache_state == "hit"
+        prompt = completion = 0  # where it is replayed: no engine counted anything
+        if usage is not None and not replayed:
+            prompt, completion = usage.prompt_tokens, usage.completion_tokens
+            series.prompt.value += prompt
+            series.cached.value += usage.cached_tokens
+        elif not replayed:
+            completion = events
+        series.completion.value += completion
+        if who is not None:
+            refused = outcome == "refused" or exchange.answer_status == UNAVAILABLE
+            self.tenants.ended(who.tenant, prompt, completion, refused)
+            if self._tally is not None:
+                failed = outcome == "failed" or outcome == "refused"
+                self._tally.add(who, exchange.model, usage, events, failed=failed, replayed=replayed)
+
+    def _went_wrong(self, exchange: "Exchange") -> None:
+        """Count what came between: at least one of an error, a second attempt and a caller who left."""
+        endpoint = (exchange.route.name,)
+        if exchange.error_code:
+            self._metrics.counter(metric.ERRORS, (*endpoint, exchange.error_code)).value += 1
+        if exchange.attempts > 1:
+            self._metrics.counter(metric.RETRIES, endpoint).value += exchange.attempts - 1
+        if exchange.takeovers:
+            self._metrics.counter(metric.TAKEOVERS, endpoint).value += exchange.takeovers
+        if exchange.resumes:
+            self._metrics.counter(metric.RESUMES, endpoint).value += exchange.resumes
+        if exchange.limit_hit is not None:
+            self._metrics.counter(metric.LIMIT_REFUSALS, exchange.limit_hit).value += 1
 
     def so_far(self, exchange: "Exchange", now: float) -> Kept:
         """The story of an exchange that is under way, up to now."""

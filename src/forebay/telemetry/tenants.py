@@ -12,8 +12,6 @@ what it was then; that of the others is counted within one turn, of `CANDIDATES`
 from collections.abc import Iterable
 from heapq import nlargest, nsmallest
 
-from forebay.wire.usage import Usage
-
 OTHER = "other"
 TURN_S = 10.0
 CANDIDATES = 10_000
@@ -55,19 +53,16 @@ class TenantFigures:
     def __repr__(self) -> str:
         return f"<TenantFigures {len(self.named)}/{self._most} named>"
 
-    def ended(self, tenant: str, usage: Usage | None, events: int, *, refused: bool) -> None:
-        """A request is over; `events` are the tokens delivered where the engine told no number."""
-        if not self._most:
-            return
+    def ended(self, tenant: str, prompt_tokens: int, tokens: int, refused: bool) -> None:
+        """A request is over."""
         counts = self.named.get(tenant)
         if counts is None:
-            counts = self._unnamed(tenant, usage.prompt_tokens + usage.completion_tokens if usage else events)
+            if not self._most:
+                return
+            counts = self._unnamed(tenant, prompt_tokens + tokens)
         counts.requests += 1
-        if usage is not None:
-            counts.prompt_tokens += usage.prompt_tokens
-            counts.tokens += usage.completion_tokens
-        else:
-            counts.tokens += events
+        counts.prompt_tokens += prompt_tokens
+        counts.tokens += tokens
         if refused:
             counts.refusals += 1
 

@@ -1,5 +1,7 @@
 """Token counts as engines report them, in any of the three API styles, in whole answers and in stream events."""
 
+from typing import Any
+
 import msgspec
 
 from forebay.wire.sse import data_of
@@ -38,6 +40,7 @@ class Answer(msgspec.Struct):
     choices: list[_Choice] | None = None
     message: _Inner | None = None
     response: _Inner | None = None
+    metrics: Any = None  # timings of the engine's, where it tells them (`timings.py`)
 
 
 class Usage(msgspec.Struct):

@@ -7,7 +7,7 @@ from typing import Any, cast
 from forebay.gateway.exchange import Exchange, Head
 from forebay.gateway.routes import find_route
 from forebay.policy.auth import Principal
-from forebay.telemetry.recent import FEWEST_OF_A_KIND, MOST_STEPS, Recent
+from forebay.telemetry.recent import FEWEST_OF_A_KIND, MOST_STEPS, USUAL_A_SECOND, Recent, kind_of
 from forebay.telemetry.recorder import AccessLine
 from forebay.telemetry.story import told
 
@@ -32,7 +32,9 @@ def keep(recent: Recent, request_id: str = "", steps: int = 1, **fields: Any) ->
     exchange = Exchange(cast(Any, None), Head(ROUTE, {}, http11=True), ROUTE, {}, 1.0)
     exchange.principal = Principal("t", "k")
     exchange.steps = [(1.0 + n, "attempt", f"engine-{n}", "only", ()) for n in range(steps)]
-    recent.keep(line, exchange)
+    late_ms = line.duration_ms if line.ttft_ms is None else line.ttft_ms
+    well = line.outcome == "answered" and line.attempts < 2 and late_ms < recent.slow_s * 1e3
+    recent.keep(line, exchange, None if well else kind_of(cast(Any, line.outcome), line.status, line.attempts))
     return line.request_id
 
 
@@ -117,3 +119,11 @@ def test_a_small_ring_keeps_a_few_of_each_kind() -> None:
     for _ in range(100):
         keep(recent)
     assert [kept.line.request_id for kept in recent.latest(100, ("failed",))] == failed[: -FEWEST_OF_A_KIND - 1 : -1]
+
+
+def test_of_those_that_go_well_so_many_a_second_are_kept() -> None:
+    recent = Recent(2000, 10.0)
+    taken = [recent.has_room(7.0 + number / 1000) for number in range(999)]
+    assert taken == [True] * USUAL_A_SECOND + [False] * (999 - USUAL_A_SECOND)
+    assert recent.has_room(8.0)
+    assert recent.left_out == 999 - USUAL_A_SECOND

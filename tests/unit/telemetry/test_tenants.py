@@ -1,12 +1,11 @@
 """What tenants ask for is shown of the most active, by name, and the number of series never grows."""
 
 from forebay.telemetry.tenants import OTHER, TURN_S, TenantFigures
-from forebay.wire.usage import Usage
 
 
 def ask(figures: TenantFigures, tenant: str, times: int = 1, *, tokens: int = 0, refused: bool = False) -> None:
     for _ in range(times):
-        figures.ended(tenant, Usage(tokens, 2 * tokens), 0, refused=refused)
+        figures.ended(tenant, tokens, 2 * tokens, refused)
 
 
 def requests(figures: TenantFigures) -> dict[str, int]:
@@ -23,7 +22,7 @@ def test_tenants_are_named_while_there_is_room_and_summed_up_beyond() -> None:
 def test_tokens_and_refusals_are_counted_and_where_no_engine_counted_the_events() -> None:
     figures = TenantFigures(1)
     ask(figures, "a", tokens=10)
-    figures.ended("a", None, 7, refused=True)
+    figures.ended("a", 0, 7, True)
     counts = figures.named["a"]
     assert (counts.requests, counts.prompt_tokens, counts.tokens, counts.refusals) == (2, 10, 27, 1)
 
