@@ -222,14 +222,15 @@ async def test_a_hundred_thousand_keys_are_followed_without_holding_anybody_up(
     async with reloadable(start_gateway, file) as (running, reloading, _):
         keys = ",\n".join(f'"sk-{number:032d}"' for number in range(100_000))
         replace(file, f'api_keys = [{keys}, "{KEY}"]\n')
-        reload = asyncio.create_task(reloading.reload())
         longest, loop = 0.0, asyncio.get_running_loop()
+        began = loop.time()
+        reload = asyncio.create_task(reloading.reload())
         while not reload.done():
             started = loop.time()
             assert (await chat(running.url)).status == 200
             longest = max(longest, loop.time() - started)
         assert await reload
-        assert longest < 1.0
+        assert longest < (loop.time() - began) / 2
         last = {"authorization": f"Bearer sk-{99_999:032d}"}
         assert (await fetch(running.url, "POST", CHAT, chat_body(), **last)).status == 200
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from forebay.policy.line import Place
+from forebay.policy.line import KEPT_S, Place
 from forebay.refusals import Overloaded
 from tests.unit.policy.line import MODEL, Engines, admission, is_in, principal, refused
 
@@ -110,6 +110,7 @@ class Life(RuleBasedStateMachine):
         for place, _, _ in self.places:
             place.release("cancelled", self.now)
         assert (self.admission.under_way, self.admission.queued) == (0, 0)
+        self.admission.sweep(self.now + KEPT_S)  # a place may be kept for the last that left before the others did
         assert all(line.running == 0 for line in self.admission.lines.values())
         assert all(one.held == 0 for line in self.admission.lines.values() for one in line.queue._tenants.values())
 

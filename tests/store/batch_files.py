@@ -24,7 +24,7 @@ async def begun(client: AsyncOpenAI, *lines: Any, window: Any = "24h", **more: A
     return await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window, **more)
 
 
-async def ended(client: AsyncOpenAI, batch_id: str, within_s: float = 15.0) -> Any:
+async def ended(client: AsyncOpenAI, batch_id: str, within_s: float = 45.0) -> Any:
     """The batch, once it is over."""
     async with asyncio.timeout(within_s):
         while True:

@@ -23,7 +23,7 @@ SETTINGS = {"FOREBAY_BATCH_CONCURRENCY": str(CONCURRENCY), "FOREBAY_BATCH_LEASE_
 
 async def asked(engine: FakeEngine, count: int) -> None:
     """Return when so many requests have come to the engine."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while len(engine.calls(CHAT)) < count:
             await asyncio.sleep(0.01)
 
