@@ -49,8 +49,11 @@ forebay.dev/track: {{ .track }}
 {{/* All engines, stable ones and canaries, each with all that is said of it. As JSON. */}}
 {{- define "forebay.engines" -}}
 {{- $engines := list }}
+{{- $names := list }}
 {{- range $given := .Values.models }}
 {{- $model := include "forebay.over" (dict "a" $.Values.modelDefaults "b" $given) | fromJson }}
+{{- if has $model.name $names }}{{ fail (printf "models: %s: the name is there twice" $model.name) }}{{ end }}
+{{- $names = concat $names (list $model.name (printf "%s-canary" $model.name)) }}
 {{- $scaling := include "forebay.over" (dict "a" $.Values.autoscaling "b" $model.autoscaling) | fromJson }}
 {{- $alike := dict "servedName" ($model.servedName | default $model.model) }}
 {{- $stable := merge (dict "track" "stable" "group" $model.name "autoscaling" $scaling) $alike (omit $model "servedName" "autoscaling" "canary") }}
