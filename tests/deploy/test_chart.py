@@ -21,6 +21,7 @@ from tests.deploy.schemas import CUSTOM, VERSIONS, Refused, check
 ENGINES_ENV = {"FOREBAY_UPSTREAM_API_KEY": "sk-engines"}
 GATEWAYS_ENV = {**ENGINES_ENV, "FOREBAY_API_KEYS": "sk-one"}
 SERVED = {"name": "m", "model": "owner/m"}
+ONE_NODE = {"kind": "claim", "claim": {"accessModes": ["ReadWriteOnce"]}}
 MINIMAL: dict[str, Any] = {"auth": {"existingSecret": "keys"}, "models": [SERVED]}
 
 
@@ -184,7 +185,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"models": [SERVED], "auth": {"upstreamApiKey": "sk-x"}}, "apiKeys"),
     (with_(database={"enabled": True}, auth={"upstreamApiKey": "k", "apiKeys": ["s"]}), "url"),
     (with_(models=[{**SERVED, "rollout": {"maxUnavailable": 0}}]), "rollout"),
-    (with_(cache={"kind": "claim", "claim": {"accessModes": ["ReadWriteOnce"]}}), "ReadWriteMany"),
+    (with_(cache=ONE_NODE, models=[{**SERVED, "replicas": 2}]), "ReadWriteMany"),
+    (with_(cache=ONE_NODE, models=[SERVED, {**SERVED, "name": "n"}]), "ReadWriteMany"),
+    (with_(cache=ONE_NODE, autoscaling={"kind": "keda"}), "ReadWriteMany"),
     (with_(autoscaling={"kind": "keda", "minReplicas": 0}), "standby_models"),
     (with_(autoscaling={"kind": "hpa", "minReplicas": 0}, settings={"standby_models": ["owner/m"]}), "keda"),
     (with_(autoscaling={"kind": "keda", "minReplicas": 9}), "maxReplicas"),

@@ -193,6 +193,11 @@ def what_is_mounted_is_there(made: Objects) -> Finding:
                 yield from (f"{pod}: no {key}" for key in keys - data.keys())
 
 
+def upgrades_of_the_chart_alone_restart_nobody(made: Objects) -> Finding:
+    for pod in made.pods():
+        yield from (f"{pod}: {label}" for label in pod.labels if "chart" in label or "version" in label)
+
+
 def names_are_unique(made: Objects) -> Finding:
     named = [(one["kind"], one["metadata"]["name"]) for one in made.all]
     yield from (f"{kind} {name}" for kind, name in {one for one in named if named.count(one) > 1})
@@ -222,6 +227,7 @@ RULES: tuple[Rule, ...] = (
     shared_memory_is_there_and_paid_for,
     secrets_are_in_secrets,
     what_is_mounted_is_there,
+    upgrades_of_the_chart_alone_restart_nobody,
     names_are_unique,
 )
 
@@ -274,6 +280,9 @@ BROKEN: dict[Rule, Callable[[Objects], Any]] = {
     shared_memory_is_there_and_paid_for: lambda made: _engine(made)["containers"][0]["volumeMounts"].pop(),
     secrets_are_in_secrets: lambda made: _pod(made)["containers"][0]["env"].append({"name": "K", "value": "sk-one"}),
     what_is_mounted_is_there: lambda made: _engine(made)["volumes"].pop(),
+    upgrades_of_the_chart_alone_restart_nobody: lambda made: (
+        next(made.pods()).labels.update({"helm.sh/chart": "forebay-1.2.3"})
+    ),
     names_are_unique: lambda made: made.all.append(made.all[0]),
 }
 NEEDED = {two_workloads_have_no_pod_in_common: "canary", who_is_autoscaled_is_not_told_how_many: "keda-from-zero"}

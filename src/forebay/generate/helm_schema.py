@@ -41,13 +41,14 @@ WEIGHT: Schema = {"type": "integer", "minimum": 0, "maximum": 100}
 
 
 def render() -> str:
-    return json.dumps(schema(), indent=1) + "\n"
+    return json.dumps(schema(), indent=1).replace("#/$defs/", "#/definitions/") + "\n"
 
 
 def schema() -> Schema:
     """The whole; `$comment` says where it comes from."""
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        # The dialect that all of Helm 3 and 4 know.
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "$comment": "Generated from the code: `make generate`.",
         "title": "Values of Forebay's chart",
         **_table(
@@ -58,7 +59,7 @@ def schema() -> Schema:
             # 'global' is what a chart that this one is part of says to all of its charts.
             **{"global": FREE},
         ),
-        "$defs": {**Settings.model_json_schema()["$defs"], "EngineSettings": _settings("engine")},
+        "definitions": {**Settings.model_json_schema()["$defs"], "EngineSettings": _settings("engine")},
     }
 
 
@@ -149,7 +150,7 @@ def _model() -> dict[str, Schema]:
         "gpuProducts": TEXTS,
         "nodes": _whole(1, 64),
         "executor": _one_of("mp", "ray"),
-        "settings": {"$ref": "#/$defs/EngineSettings"},
+        "settings": {"$ref": "#/definitions/EngineSettings"},
         "args": TEXTS,
         "env": {"type": "array", "items": {**FREE, "required": ["name"]}},
         "image": _image(),

@@ -9,7 +9,7 @@
 {{- $hub := not (or (hasPrefix "/" $engine.model) (eq $engine.model "default")) }}
 {{- $fetched := and $values.cache.download $hub }}
 metadata:
-  labels: {{- include "forebay.labels" (dict "root" $root "component" $component "engine" $engine) | nindent 4 }}
+  labels: {{- include "forebay.selector" (dict "root" $root "component" $component "engine" $engine) | nindent 4 }}
   annotations:
     checksum/config: {{ include "forebay.engineSettings" (dict "engine" $engine) | sha256sum }}
     checksum/secrets: {{ include (print $root.Template.BasePath "/secrets.yaml") $root | sha256sum }}
@@ -87,6 +87,10 @@ spec:
         {{- include "forebay.secretVariable" (dict "root" $root "name" "HF_TOKEN" "key" "hf-token" "optional" true) | nindent 8 }}
         {{- end }}
         {{- if gt (int $engine.nodes) 1 }}
+        {{- if not $serves }}
+        - name: VLLM_NO_USAGE_STATS # as the agent has it for the engine that it starts
+          value: "1"
+        {{- end }}
         - name: VLLM_HOST_IP # the address that the other nodes reach this one at
           valueFrom: {fieldRef: {fieldPath: status.podIP}}
         {{- end }}
@@ -138,7 +142,7 @@ spec:
       {{- if eq $values.cache.kind "claim" }}
       persistentVolumeClaim: {claimName: {{ $values.cache.claim.existing | default (printf "%s-models" $root.Release.Name) }}}
       {{- else if eq $values.cache.kind "node" }}
-      hostPath: {path: {{ $values.cache.nodePath }}, type: DirectoryOrCreate}
+      hostPath: {path: {{ $values.cache.nodePath }}, type: Directory}
       {{- else }}
       emptyDir: {sizeLimit: {{ $values.cache.size }}}
       {{- end }}
