@@ -280,8 +280,8 @@ BROKEN: dict[Rule, Callable[[Objects], Any]] = {
     shared_memory_is_there_and_paid_for: lambda made: _engine(made)["containers"][0]["volumeMounts"].pop(),
     secrets_are_in_secrets: lambda made: _pod(made)["containers"][0]["env"].append({"name": "K", "value": "sk-one"}),
     what_is_mounted_is_there: lambda made: _engine(made)["volumes"].pop(),
-    upgrades_of_the_chart_alone_restart_nobody: lambda made: (
-        next(made.pods()).labels.update({"helm.sh/chart": "forebay-1.2.3"})
+    upgrades_of_the_chart_alone_restart_nobody: lambda made: next(made.pods()).labels.update(
+        {"helm.sh/chart": "forebay-1.2.3"}
     ),
     names_are_unique: lambda made: made.all.append(made.all[0]),
 }

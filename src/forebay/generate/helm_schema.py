@@ -41,7 +41,7 @@ WEIGHT: Schema = {"type": "integer", "minimum": 0, "maximum": 100}
 
 
 def render() -> str:
-    return json.dumps(schema(), indent=1).replace("#/$defs/", "#/definitions/") + "\n"
+    return json.dumps(schema(), indent=1) + "\n"
 
 
 def schema() -> Schema:
@@ -59,7 +59,7 @@ def schema() -> Schema:
             # 'global' is what a chart that this one is part of says to all of its charts.
             **{"global": FREE},
         ),
-        "definitions": {**Settings.model_json_schema()["$defs"], "EngineSettings": _settings("engine")},
+        "$defs": {**Settings.model_json_schema()["$defs"], "EngineSettings": _settings("engine")},
     }
 
 
@@ -150,7 +150,7 @@ def _model() -> dict[str, Schema]:
         "gpuProducts": TEXTS,
         "nodes": _whole(1, 64),
         "executor": _one_of("mp", "ray"),
-        "settings": {"$ref": "#/definitions/EngineSettings"},
+        "settings": {"$ref": "#/$defs/EngineSettings"},
         "args": TEXTS,
         "env": {"type": "array", "items": {**FREE, "required": ["name"]}},
         "image": _image(),

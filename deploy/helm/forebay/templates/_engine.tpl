@@ -75,14 +75,14 @@ spec:
         {{- include "forebay.secretVariable" (dict "root" $root "name" "FOREBAY_UPSTREAM_API_KEY" "key" "upstream-api-key") | nindent 8 }}
         {{- end }}
         - name: HOME
-          value: /home/forebay
+          value: /var/lib/forebay
         - name: HF_HOME
           value: {{ $values.cache.mountPath }}/huggingface
         {{- if $fetched }}
         - name: HF_HUB_OFFLINE
           value: "1"
         - name: HF_MODULES_CACHE # code that comes with a model is unpacked here
-          value: /home/forebay/modules
+          value: /var/lib/forebay/modules
         {{- else }}
         {{- include "forebay.secretVariable" (dict "root" $root "name" "HF_TOKEN" "key" "hf-token" "optional" true) | nindent 8 }}
         {{- end }}
@@ -128,7 +128,7 @@ spec:
         - {name: config, mountPath: /etc/forebay, readOnly: true}
         {{- end }}
         - {name: models, mountPath: {{ $values.cache.mountPath }}, readOnly: {{ $fetched }}}
-        - {name: home, mountPath: /home/forebay}
+        - {name: home, mountPath: /var/lib/forebay}
         - {name: tmp, mountPath: /tmp}
         - {name: shm, mountPath: /dev/shm}
   volumes:

@@ -112,7 +112,7 @@ forebay.dev/track: {{ .track }}
 {{- $engine := .engine }}
 {{- $settings := dict
   "engine_host" "0.0.0.0" "agent_host" "0.0.0.0" "log_format" "json" "served_model_name" $engine.servedName
-  "engine_start_timeout_s" $engine.startupSeconds "warmup_cache_dir" "/home/forebay/warmup"
+  "engine_start_timeout_s" $engine.startupSeconds "warmup_cache_dir" "/var/lib/forebay/warmup"
   "drain_delay_s" $engine.drain.delaySeconds "drain_timeout_s" $engine.drain.timeoutSeconds }}
 {{- if gt (int $engine.gpus) 1 }}{{ $_ := set $settings "tensor_parallel_size" (int $engine.gpus) }}{{ end }}
 {{- toJson (merge (deepCopy $engine.settings) $settings) }}
