@@ -1,4 +1,5 @@
-# The gateway: no engine, no compiler, no pip. From the repository's root:
+# The gateway: no engine, no compiler, and none of what installs packages in its environment. Under 200 MB to download
+# (measured: 145 MB with Debian's own Python below it, of which this adds 183 MB unpacked). From the repository's root:
 #
 #   docker build -f deploy/docker/gateway.Dockerfile -t forebay-gateway .
 #

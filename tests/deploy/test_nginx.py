@@ -110,6 +110,12 @@ async def test_gateways_are_drained_in_turn_under_load_and_no_request_fails(tmp_
                 assert not done, done[0].exception()
                 await asyncio.sleep(0.005)
 
+        async def used_again(number: int) -> None:
+            before = len(stack.nginx.log_lines())
+            address = f"127.0.0.1:{stack.ports[number]}"
+            while not [line for line in stack.nginx.log_lines()[before:] if line["gateways"] == address]:
+                await more(20)
+
         callers = [asyncio.create_task(caller(number)) for number in range(24)]
         async with asyncio.timeout(25):
             for number in (0, 1):
@@ -118,7 +124,7 @@ async def test_gateways_are_drained_in_turn_under_load_and_no_request_fails(tmp_
                 assert await stack.gateways[number].wait() == 0
                 await more(100)
                 stack.gateways[number] = await stack.start(number)
-            await more(100)
+                await used_again(number)
             over.set()
             await asyncio.gather(*callers)
         assert len(engine.calls(CHAT)) == answered
