@@ -1,5 +1,5 @@
-# The gateway: no engine, no compiler, and none of what installs packages in its environment. Under 200 MB to download
-# (measured: 145 MB with Debian's own Python below it, of which this adds 183 MB unpacked). From the repository's root:
+# The gateway: no engine and no compiler. Under 200 MB to download (verify.sh measures it: 145 MB with Debian's own Python
+# below, which is larger than the image named here; what Forebay adds is 183 MB unpacked). From the repository's root:
 #
 #   docker build -f deploy/docker/gateway.Dockerfile -t forebay-gateway .
 #
