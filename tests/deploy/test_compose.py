@@ -58,7 +58,7 @@ def test_docker_compose_takes_it_and_it_has_the_services_it_names(stack: tuple[s
 
 def test_every_image_has_a_version() -> None:
     for name, service in services():
-        assert re.search(r":v?\d+\.\d+\.\d+(-[a-z0-9.]+)?$", service["image"]), name
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)?$", service["image"]), name
 
 
 def test_every_service_is_bounded_and_may_do_nothing_but_its_work() -> None:
@@ -121,7 +121,9 @@ def test_what_forebay_is_told_are_settings_that_it_takes(stack: tuple[str, ...],
     subprocess.run([place / "secrets.sh", *(["--production"] if "production" in stack else [])], check=True)
     for name in {"gateway", "gateway-2", "engine"} & merged(stack)["services"].keys():
         told = {key: value or "" for key, value in merged(stack)["services"][name]["environment"].items()}
-        image = {"FOREBAY_HOST": "0.0.0.0", "FOREBAY_ENGINE_HOST": "0.0.0.0", "FOREBAY_AGENT_HOST": "0.0.0.0"}
+        dockerfile = DEPLOY.parent / merged(stack)["services"][name]["build"]["dockerfile"]
+        image = dict(re.findall(r"(?m)^    (?:ENV )?(FOREBAY_[A-Z_]+)=(\S+)", dockerfile.read_text()))
+        assert image
         file = place / "secrets" / Path(told.pop("FOREBAY_CONFIG")).name
         settings, origin = load_settings({}, {**image, **told}, file)
         assert settings.upstream_api_key is not None
@@ -180,7 +182,7 @@ def test_every_part_of_the_collector_is_used_and_is_there() -> None:
         assert used == set(told[kind])
 
 
-async def test_nginx_takes_the_gateways_of_compose_which_are_set_as_the_example_is(tmp_path: Path) -> None:
+def test_nginx_takes_the_gateways_of_compose_which_are_set_as_the_example_is(tmp_path: Path) -> None:
     nginx = configure(tmp_path, ["http://127.0.0.1:1", "http://127.0.0.1:2"])
     shutil.copy(COMPOSE / "gateways.conf", tmp_path / "gateways.conf")
     done = subprocess.run([*arguments(nginx), "-t"], capture_output=True, text=True)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -49,14 +50,18 @@ def test_all_that_is_copied_is_there_and_sent_to_the_builder(file: Path) -> None
     sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
     copied = [line.split()[1:-1] for line in file.read_text().splitlines() if re.match(r"COPY (?!--from)", line)]
-    for source in sum(copied, []):
+    for source in chain.from_iterable(copied):
         assert (ROOT / source).exists()
         assert any(Path(source) in Path(one).parents or Path(source).match(one) for one in sent), source
 
 
 def test_the_engines_for_gpu_and_cpu_differ_in_their_base_only() -> None:
     gpu, cpu = ((DOCKER / f"{name}.Dockerfile").read_text() for name in ("engine", "engine-cpu"))
-    for name, other in (("vllm-openai-cpu", "vllm-openai"), ("engine-cpu", "engine"), ("/opt/venv/bin/python", "/usr/bin/python3")):
+    for name, other in (
+        ("vllm-openai-cpu", "vllm-openai"),
+        ("engine-cpu", "engine"),
+        ("/opt/venv/bin/python", "/usr/bin/python3"),
+    ):
         cpu = cpu.replace(name, other)
 
     def steps(text: str) -> list[str]:

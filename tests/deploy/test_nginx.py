@@ -187,7 +187,15 @@ async def test_what_is_for_operators_is_not_reached_from_outside(tmp_path: Path)
     async with FakeEngine() as engine, Stack(engine, tmp_path, "--metrics-public") as stack:
         assert (await stack.nginx.ask("/health")).startswith(b"HTTP/1.1 200 ")
         paths = ["/metrics", "/metrics/engines", "/admin/v1/keys", "/debug/runtime", "/ui", "/ui/page.js"]
-        around = ["/%6detrics", "//metrics", "/v1/../metrics", "/v1/%2e%2e/metrics", "/metrics?x", "/metrics/", "/./metrics"]
+        around = [
+            "/%6detrics",
+            "//metrics",
+            "/v1/../metrics",
+            "/v1/%2e%2e/metrics",
+            "/metrics?x",
+            "/metrics/",
+            "/./metrics",
+        ]
         for path in paths + around:
             assert (await stack.nginx.ask(path)).startswith(b"HTTP/1.1 404 "), path
         assert [line["gateways"] for line in stack.nginx.log_lines()[1:]] == [""] * len(paths + around)

@@ -57,7 +57,14 @@ def host(tmp_path: Path) -> Host:
 
 @pytest.mark.parametrize(
     ("count", "tensor", "devices"),
-    [(1, "1", "0"), (2, "2", "0,1"), (3, "2", "0,1"), (4, "4", "0,1,2,3"), (6, "4", "0,1,2,3"), (8, "8", "0,1,2,3,4,5,6,7")],
+    [
+        (1, "1", "0"),
+        (2, "2", "0,1"),
+        (3, "2", "0,1"),
+        (4, "4", "0,1,2,3"),
+        (6, "4", "0,1,2,3"),
+        (8, "8", "0,1,2,3,4,5,6,7"),
+    ],
 )
 def test_a_model_is_spread_over_the_largest_power_of_two(host: Host, count: int, tensor: str, devices: str) -> None:
     host.gpus("".join(GPU.format(number=number) for number in range(count)))
@@ -67,7 +74,10 @@ def test_a_model_is_spread_over_the_largest_power_of_two(host: Host, count: int,
 
 
 def test_parts_of_a_gpu_are_not_counted_as_gpus(host: Host) -> None:
-    host.gpus(GPU.format(number=0) + "  MIG 1g.18gb     Device  0: (UUID: MIG-1)\n  MIG 1g.18gb     Device  1: (UUID: MIG-2)\n")
+    host.gpus(
+        GPU.format(number=0)
+        + "  MIG 1g.18gb     Device  0: (UUID: MIG-1)\n  MIG 1g.18gb     Device  1: (UUID: MIG-2)\n"
+    )
     assert host.run().tensor == "1"
 
 
