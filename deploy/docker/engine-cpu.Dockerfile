@@ -10,7 +10,6 @@
 # VLLM_PYTHON: the Python in it that has vLLM; the build fails where it has not.
 ARG VLLM_IMAGE=docker.io/vllm/vllm-openai-cpu:v0.32.0
 
-# hadolint global ignore=DL3006
 FROM ${VLLM_IMAGE} AS build
 ARG VLLM_PYTHON=/opt/venv/bin/python
 WORKDIR /build
