@@ -65,7 +65,7 @@ VALUES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What is answered where a command line matches, so many times (0: always); the one that was told last goes first."""
+    """What is answered where a command line matches, so often (0: always); the one that was told last goes first."""
 
     number: int
     on: str
