@@ -12,6 +12,7 @@ from forebay.generate import (
     errors_reference,
     example_toml,
     grafana,
+    helm_schema,
     metrics_reference,
     prometheus_rules,
     settings_reference,
@@ -28,6 +29,13 @@ ARTEFACTS: dict[str, Callable[[], str]] = {
     "docs/reference/engine-states.md": engine_states.render,
     "deploy/prometheus/alerts.yaml": prometheus_rules.render_alerts,
     "deploy/prometheus/recording.yaml": prometheus_rules.render_recordings,
+    "deploy/helm/forebay/values.schema.json": helm_schema.render,
+    "deploy/helm/forebay/files/alerts.yaml": prometheus_rules.render_alerts,
+    "deploy/helm/forebay/files/recording.yaml": prometheus_rules.render_recordings,
+    **{
+        f"deploy/helm/forebay/files/dashboards/{board.name}.json": partial(grafana.render, board)
+        for board in DASHBOARDS
+    },
     **{f"deploy/grafana/dashboards/{board.name}.json": partial(grafana.render, board) for board in DASHBOARDS},
 }
 
