@@ -31,7 +31,7 @@ def deploy() -> None:
 
 @app.command()
 def render(
-    target: _Target,
+    target: _Target = "helm",
     config: Config = None,
     plan: _Plans = None,
     gpus: _Gpus = 1,
@@ -40,7 +40,7 @@ def render(
 ) -> None:
     """Make values for the Helm chart, or files for Compose, of the settings that hold here:
 
-    forebay deploy render --target helm --config forebay.toml --out values.yaml
+    forebay deploy render --config forebay.toml --out values.yaml
 
     forebay deploy render --target compose --config forebay.toml --plan plan.json --out ./forebay
 

@@ -42,4 +42,7 @@ def _key(text: str) -> str:
 
 def _scalar(value: Any) -> str:
     """Also an empty table or list."""
-    return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and "." not in text:
+        return text.replace("e", ".0e")  # without the point, some readers take it for a text
+    return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

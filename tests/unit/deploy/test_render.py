@@ -1,6 +1,7 @@
 """What `forebay deploy render` makes: the chart takes it, and who reads it has the settings that were given."""
 
 import json
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -32,6 +33,7 @@ from tests.unit.planner.asking import planned
 
 PROPERTIES: dict[str, Any] = Settings.model_json_schema()["properties"]
 CHART = Draft202012Validator(schema())
+LABEL = CHART.schema["properties"]["models"]["items"]["properties"]["name"]
 LAPTOP = {"model": "default", "max_queue_size": 50, "log_level": "debug", "max_model_len": 4096}
 PLAIN = st.recursive(
     st.none()
@@ -268,10 +270,9 @@ def test_dollars_are_no_variables_of_compose() -> None:
 def test_labels_are_such_as_kubernetes_takes_and_no_two_alike(models: list[str]) -> None:
     labels = labels_of(models)
     assert len(set(labels)) == len(models)
-    pattern = schema()["properties"]["models"]["items"]["properties"]["name"]["pattern"]
     for label in labels:
         assert len(label) <= MOST
-        Draft202012Validator({"pattern": pattern}).validate(label)
+        assert re.search(LABEL["pattern"], label)
 
 
 @pytest.mark.parametrize(
