@@ -78,10 +78,12 @@ check: $(DEV_READY) ## Check format, lint, types and generated files
 	.venv/bin/ruff check .
 	.venv/bin/mypy --strict
 	.venv/bin/python -m forebay.generate --check
+	.venv/bin/python scripts/render_k8s.py --check
 	@.venv/bin/python scripts/longest_functions.py src
 
 generate: $(DEV_READY) ## Write the files that are made from code
 	.venv/bin/python -m forebay.generate
+	.venv/bin/python scripts/render_k8s.py
 
 format: $(DEV_READY) ## Format the code and repair what ruff can
 	.venv/bin/ruff check --fix .

@@ -58,12 +58,20 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(directory: Path, targets: Mapping[str, str], key: str) -> AsyncIterator[Prometheus]:
-    """Scrape targets, by the names that they have as `instance`; the job of all is the gateways'."""
+async def prometheus(
+    directory: Path,
+    targets: Mapping[str, str],
+    key: str,
+    labels: Mapping[str, str] | None = None,
+    every: str | None = None,
+) -> AsyncIterator[Prometheus]:
+    """Scrape targets, by the names that they have as `instance`; the job of all is the gateways'. `labels` are more of
+    theirs; `every` is another interval than the example's."""
     for name in ("alerts.yaml", "recording.yaml"):
         (directory / name).write_text((DEPLOY / name).read_text())
     (directory / "forebay.key").write_text(key)
-    (directory / "prometheus.yaml").write_text(_config(targets))
+    config = _config(targets, labels or {})
+    (directory / "prometheus.yaml").write_text(config if every is None else config.replace(": 5s", f": {every}"))
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -81,11 +89,13 @@ async def prometheus(directory: Path, targets: Mapping[str, str], key: str) -> A
         await process.wait()
 
 
-def _config(targets: Mapping[str, str]) -> str:
+def _config(targets: Mapping[str, str], labels: Mapping[str, str]) -> str:
     """The example, its intervals and rule files as they are, the gateways' job with these targets and no other job."""
     example = (DEPLOY / "prometheus.yaml").read_text()
     before, job, _ = re.split(r"(?m)^  - (?=job_name)|(?<=static_configs:\n)(?=      - targets)", example, maxsplit=2)
-    hosts = [{"targets": [url.partition("//")[2]], "labels": {"instance": name}} for name, url in targets.items()]
+    hosts = [
+        {"targets": [url.partition("//")[2]], "labels": {**labels, "instance": name}} for name, url in targets.items()
+    ]
     return f"{before}  - {job}" + "".join(f"      - {json.dumps(host)}\n" for host in hosts)
 
 

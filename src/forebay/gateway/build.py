@@ -80,7 +80,7 @@ class Gateway:
         tally = self.ledger.tally if self.ledger is not None else None
         self.tracing = open_tracing(settings)
         self.recorder = make_recorder(settings, self.metrics, writer, tally, self.tracing)
-        self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights)
+        self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights, settings.standby_models)
         self.membership = Membership(
             self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
         )

@@ -38,6 +38,7 @@ def make_admission(rules: AdmissionRules, replicas: ReplicaPool) -> Admission:
         capacity=replicas.capacity,
         promise=lambda: asyncio.get_running_loop().create_future(),
         random=random.random,
+        standby=replicas.standby,
     )
 
 

@@ -13,7 +13,7 @@ def readiness_of(gateway: "Gateway") -> tuple[bool, str]:
     """Whether requests would be served, and if not, why."""
     if gateway.pipeline.draining:
         return False, "draining: this gateway is about to stop"
-    if gateway.replicas.ready:
+    if gateway.replicas.ready or gateway.replicas.standby:
         return True, ""
     reasons = [f"{one.name}: {'leaving' if one.draining else one.why}" for one in gateway.replicas]
     return False, f"no engine is ready ({'; '.join([*reasons, *gateway.membership.missing()])})"

@@ -47,7 +47,8 @@ def render() -> str:
 def schema() -> Schema:
     """The whole; `$comment` says where it comes from."""
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        # The dialect that all of Helm 3 and 4 know.
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "$comment": "Generated from the code: `make generate`.",
         "title": "Values of Forebay's chart",
         **_table(

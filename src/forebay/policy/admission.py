@@ -17,7 +17,7 @@ What is served is charged to the tenant: the prompt when a request is let in, th
 right when the engine has told its own count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from math import inf
 
 from forebay.policy.auth import Principal
@@ -30,7 +30,8 @@ _MOST_WAIT_S = 24.0  # before it is jittered by a quarter
 
 class Admission:
     """All models' lines. `capacity` tells how many requests a model's engines take at once, 0 where none is ready;
-    `promise` makes what a request waits for; `random` is between 0 and 1."""
+    `promise` makes what a request waits for; `random` is between 0 and 1. A request for one of `standby`'s models waits
+    where there is no engine, too."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Admission:
         capacity: Callable[[str], int],
         promise: Callable[[], Promise],
         random: Callable[[], float],
+        standby: Container[str] = (),
     ) -> None:
         self.rules = rules
         self.promise = promise
@@ -46,6 +48,7 @@ class Admission:
         self._fair = rules.fair
         self._capacity = capacity
         self._random = random
+        self._standby = standby
 
     def __repr__(self) -> str:
         return f"<Admission {self.under_way}/{self.rules.most_under_way} {list(self.lines.values())}>"
@@ -103,8 +106,9 @@ class Admission:
         if line.limit == 0:
             line.limit = self._capacity(line.model)
             line.let_in(now)
-            if line.limit == 0 or line.running < line.limit:
-                line.start(place)  # where there is no engine, there is nothing to wait for: routing says so and why
+            nothing_to_wait_for = line.limit == 0 and line.model not in self._standby  # routing says so, and why
+            if nothing_to_wait_for or line.running < line.limit:
+                line.start(place)
                 return
         if not place.tenant.held:
             place.tenant.returns = now - place.tenant.left_at < KEPT_S

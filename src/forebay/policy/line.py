@@ -136,7 +136,7 @@ class Line:
         queue, tenant, priority = self.queue, place.tenant, place.priority
         ahead = queue.ahead(tenant, priority)
         wait_s = self._drain.wait_s(ahead, now, waiting=queue.size > 0)
-        if wait_s is not None and now + wait_s > place.deadline:
+        if self.limit and wait_s is not None and now + wait_s > place.deadline:
             raise self._refusal("hopeless", f"It would take about {wait_s:.0f} s to come to this request.", now)
         if queue.size >= self._most_queued:
             other = queue.gives_way(tenant, priority) if queue.size else None

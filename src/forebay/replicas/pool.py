@@ -19,9 +19,14 @@ class ReplicaPool:
     """Resolves names that callers use to models, and models to the replicas that serve them."""
 
     def __init__(
-        self, replicas: Iterable[Replica], aliases: dict[str, str], weights: Mapping[str, int] | None = None
+        self,
+        replicas: Iterable[Replica],
+        aliases: dict[str, str],
+        weights: Mapping[str, int] | None = None,
+        standby: Iterable[str] = (),
     ) -> None:
         self.replicas = list(replicas)
+        self.standby = tuple(dict.fromkeys(standby))  # models that are known without an engine
         self.weights = dict(weights or {})  # of groups; whoever changes them calls `refresh`
         self._aliases = aliases
         self._by_model: dict[str, list[Replica]] = {}
@@ -85,13 +90,16 @@ class ReplicaPool:
         """The model meant by a name, an alias, or (None) by nobody's naming one. Raises `ModelNotFound`."""
         if name in self._by_model:
             return name
+        known = {*self._by_model, *self.standby}
+        if name in known:
+            return name
+        wanted = ONLY_MODEL if name is None else self._aliases.get(name)
+        if wanted == ONLY_MODEL and len(known) == 1:
+            return known.pop()
+        if wanted in known:
+            return wanted
         if not self._by_model:
             raise EngineUnavailable("No engine is ready yet. Try again shortly.", retry_after_s=5)
-        wanted = ONLY_MODEL if name is None else self._aliases.get(name)
-        if wanted == ONLY_MODEL and len(self._by_model) == 1:
-            return next(iter(self._by_model))
-        if wanted in self._by_model:
-            return wanted
         raise no_such_model(name)
 
     def serving(self, model: str) -> list[Replica]:
@@ -122,6 +130,11 @@ class ReplicaPool:
         cards = [
             {"object": "model", "created": self._created, "owned_by": "forebay", **replicas[0].models[model]}
             for model, replicas in self._by_model.items()
+        ]
+        cards += [
+            {"id": model, "object": "model", "created": self._created, "owned_by": "forebay"}
+            for model in self.standby
+            if model not in self._by_model
         ]
         known = {card["id"]: card for card in cards}
         for alias, target in self._aliases.items():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from forebay.refusals import EngineUnavailable, ModelNotFound
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
 from forebay.upstream.pool import Address, UpstreamPool
@@ -50,3 +51,18 @@ def test_load_is_given_back_with_the_lease_however_it_ends() -> None:
     with pytest.raises(RuntimeError):
         leases[0].release("answered", 2.0)
     assert (one.in_flight, one.load) == (0, 0)
+
+
+def test_a_model_on_standby_is_known_by_its_names_without_an_engine() -> None:
+    pool = ReplicaPool([], {"alias": "m", "any": "*"}, standby=("m", "m"))
+    assert [pool.resolve(name) for name in ("m", "alias", "any", None)] == ["m"] * 4
+    assert [card["id"] for card in pool.model_cards()] == ["m", "alias", "any"]
+    with pytest.raises(EngineUnavailable):
+        pool.resolve("other")
+    pool.add(replica("a", "n"))
+    assert (pool.resolve("m"), pool.resolve("n")) == ("m", "n")
+    for name in ("other", "*", "any", None):
+        with pytest.raises(ModelNotFound):
+            pool.resolve(name)
+    pool.add(replica("b", "m"))
+    assert [card["id"] for card in pool.model_cards()] == ["n", "m", "alias"]

@@ -37,6 +37,12 @@ class AdmissionSettings(Group):
         aliases=("QUEUE_TIMEOUT",),
         hot=True,
     )
+    standby_models: tuple[str, ...] = setting(
+        (),
+        "Models that may be without an engine for a while, as where one is started only when it is asked for, by the "
+        "name that engines know them by: requests for them wait in the queue for an engine, for queue_timeout_s at "
+        "most, and are not refused at once; and this gateway is ready without any.",
+    )
     queue_order: Literal["fair", "fifo"] = setting(
         "fair",
         "Who goes next: the tenant that was served the fewest tokens by its weight, or (fifo) who came first. Higher "
