@@ -16,6 +16,7 @@ def make_cycle(
     version: str,
     fields: list[tuple[bytes, bytes]],
     *,
+    address: str,
     keep_alive: bool,
 ) -> RequestResponseCycle:
     """uvicorn's request and response cycle for the request whose head has just been read."""
@@ -26,7 +27,7 @@ def make_cycle(
         "http_version": version,
         "method": method.decode("ascii"),
         "server": connection.server,
-        "client": connection.client,
+        "client": (address, connection.client[1]) if connection.client is not None else None,
         "scheme": connection.scheme,
         "root_path": "",
         "path": unquote(raw_path.decode("ascii")),

@@ -51,6 +51,7 @@ from forebay.telemetry.logging import LogWriter
 from forebay.telemetry.metrics import Metrics
 from forebay.telemetry.redaction import secrets_of
 from forebay.telemetry.tracing import open_tracing
+from forebay.wire.forwarded import Proxies
 from forebay.wire.headers import RequestIds, accepted_request_id
 
 log = logging.getLogger("forebay.gateway")
@@ -118,6 +119,7 @@ class Gateway:
         self.gpus = GpuWatch(settings.gpu_interval_s)
         self.connections: set[Any] = set()
         self.watchers: set[Any] = set()  # connections to the metrics port
+        self.proxies = Proxies(settings.trusted_proxies)
         self.outbox = Outbox()  # of all client connections
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
         self.date_line = b""

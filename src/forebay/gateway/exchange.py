@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 class Client(Protocol):
     """Who is answered: a connection (`answering.py`), or Forebay itself (`inner.py`)."""
 
-    address: str
-
     def respond(
         self,
         exchange: "Exchange",
@@ -77,6 +75,7 @@ class Head(msgspec.Struct, eq=False):
     route: "Route"
     headers: dict[bytes, bytes]
     http11: bool
+    address: str = ""  # the client's, where proxies that are trusted tell it
     credential: Credential | None = None
 
     def presented(self) -> Credential:

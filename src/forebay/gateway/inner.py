@@ -60,9 +60,8 @@ class InnerCall:
         address: str = "",
         headers: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        self.address = address
         self._pipeline = pipeline
-        self._exchange = Exchange(self, Head(route, dict(headers or {}), http11=True), route, {}, monotonic())
+        self._exchange = Exchange(self, Head(route, dict(headers or {}), True, address), route, {}, monotonic())
         self._exchange.headers = self._exchange.head.headers
         self._exchange.body = body
         self._exchange.principal = principal

@@ -170,7 +170,7 @@ class Pipeline:
         else:
             body, only = self._read_body(exchange)
         lease = self.limits.acquire(
-            exchange.principal or ANONYMOUS, exchange.client.address, self._tokens_at_most(exchange), now
+            exchange.principal or ANONYMOUS, exchange.head.address, self._tokens_at_most(exchange), now
         )
         if lease is not None:
             exchange.limited = lease

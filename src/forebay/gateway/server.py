@@ -88,6 +88,7 @@ class ClientConnection(Answering):
         self._blocks: list[bytes] = []
         self._more_may_come = True
         self._known: KnownHead[Head] | None = None
+        self._forwarded = False  # it is a proxy that is trusted
         self._message = b""  # the data being parsed, if a message begins with them
 
     def __repr__(self) -> str:
@@ -104,6 +105,7 @@ class ClientConnection(Answering):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
+        self._forwarded = self.gateway.proxies.trusts(self.address)
         if len(self.connections) > self.limits.max_connections:
             self._answer_raw(Overloaded("Too many connections.", retry_after_s=2))
 
@@ -233,11 +235,11 @@ class ClientConnection(Answering):
         self._more_may_come = version == "1.1" and self.parser.should_keep_alive()
         if route is None:
             cycle = self._arriving = self.cycle = make_cycle(
-                self, method, version, fields, keep_alive=self._more_may_come
+                self, method, version, fields, address=self.address_of(headers), keep_alive=self._more_may_come
             )
             self._received(cycle)
             return
-        head = Head(route, headers, version == "1.1")
+        head = Head(route, headers, version == "1.1", self.address_of(headers))
         exchange = self._arriving = Exchange(self, head, route, headers, self._since)
         try:
             self.policies.identify(exchange)
@@ -294,6 +296,11 @@ class ClientConnection(Answering):
         elif arriving is not None:
             arriving.more_body = False
             arriving.message_event.set()
+
+    def address_of(self, headers: dict[bytes, bytes]) -> str:
+        """The client's address."""
+        told = headers.get(b"x-forwarded-for") if self._forwarded else None
+        return self.address if told is None else self.gateway.proxies.client_of(self.address, told)
 
     # Answering, in order
     def _received(self, turn: Exchange | RequestResponseCycle) -> None:

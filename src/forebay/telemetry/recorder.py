@@ -285,7 +285,7 @@ def _access_line(
         exchange.takeovers,
         exchange.error_code,
         exchange.cache_state,
-        exchange.client.address,
+        exchange.head.address,
         exchange.engine_id if exchange.engine_id != exchange.request_id else "",
         trace_id_of(trace),
     )

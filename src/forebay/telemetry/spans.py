@@ -194,7 +194,7 @@ def _of_http(exchange: "Exchange", status: int) -> Attributes:
         "http.route": _route(exchange),
         "url.path": _path(exchange),
         "http.response.status_code": status,
-        "client.address": exchange.client.address,
+        "client.address": exchange.head.address,
     }
     if (host := exchange.headers.get(b"host")) is not None:
         attributes |= _address(f"http://{_clean(host.decode('latin-1'))}")

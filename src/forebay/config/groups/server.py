@@ -1,10 +1,11 @@
 """Where callers reach us, and what they may send."""
 
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from forebay.config.groups.group import MIB, Group, Seconds, declare
 
@@ -38,6 +39,19 @@ class ServerSettings(Group):
         "Origins that browsers may call from; empty turns CORS off.",
         aliases=("CORS_ORIGINS", "ALLOWED_ORIGINS"),
     )
+
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Addresses and networks (10.0.0.0/8) of the proxies in front, whose X-Forwarded-For tells who the client is.",
+        aliases=("TRUSTED_PROXIES",),
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _refuse_no_network(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)
+        return networks
 
     @model_validator(mode="after")
     def _refuse_half_of_tls(self) -> Self:
