@@ -22,6 +22,7 @@ ENGINE_PORT, AGENT_PORT = 8001, 9000
 HOME, CONFIG = "/var/lib/forebay", "/etc/forebay/forebay.toml"
 STOP_S = 20  # beyond the drain: for an engine to end, and its agent
 IMAGES_OWN = frozenset({"host", "port", "agent_host", "agent_port", "engine_host", "engine_port", "upstream"})
+KEPT = {"restart": "unless-stopped", "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
 A_PATH = "is a path of this host; mount it and say it in the file"
 IN_IMAGE = "the images say it"
 
@@ -105,7 +106,7 @@ def _gateway(found: Sides) -> Table:
     port = found.gateway.get("port", 8000)
     return {
         "image": f"${{FOREBAY_GATEWAY_IMAGE:-forebay-gateway:{__version__}}}",
-        "restart": "unless-stopped",
+        **KEPT,
         "read_only": True,
         "tmpfs": ["/tmp"],  # noqa: S108 (the container's)
         "environment": {"FOREBAY_CONFIG": CONFIG, **{_variable(name): _needed(name) for name in found.secrets}},
@@ -123,7 +124,8 @@ def _engine(found: Sides, service: _Service) -> Table:
     key = {"FOREBAY_UPSTREAM_API_KEY": _needed("upstream_api_key"), "HF_TOKEN": "${HF_TOKEN:-}"}
     return {
         "image": f"${{{image}:-forebay-engine{cpu}:{__version__}}}",
-        "restart": "unless-stopped",
+        **KEPT,
+        "init": True,  # for vLLM's own children
         "command": [_literal(one) for one in ("engine", engine.model, *(("--", *engine.args) if engine.args else ()))],
         "environment": {"FOREBAY_CONFIG": CONFIG, **key, **{n: _literal(v) for n, v in engine.env.items()}},
         "volumes": [f"./{engine.name}.toml:{CONFIG}:ro", f"models:{HOME}"],
