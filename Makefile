@@ -8,6 +8,12 @@ MODEL ?= default
 PORT ?=
 # More options for the command that a target runs.
 ARGS ?=
+# Where a running gateway is, for the targets that ask one; its key is read from FOREBAY_API_KEY.
+URL ?= http://127.0.0.1:8000
+# Where a running engine is, for docker-run; repeat with commas.
+UPSTREAM ?=
+# What builds and runs images: docker, or podman.
+DOCKER ?= docker
 # Engine to install, cpu or gpu.
 ifndef ENGINE
 ENGINE := $(shell scripts/engine-kind.sh)
@@ -20,13 +26,16 @@ DEV_READY := .venv/.dev-ready
 ENGINE_READY := .venv/engine/.$(ENGINE)-ready
 TOOLS_READY := .venv/.tools-ready
 
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/forebay/__init__.py)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
+.PHONY: help serve test test-unit test-load test-security docker-build docker-run compose-up health metrics check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
 	@echo 'Variables: MODEL=id-or-directory PORT=8000 ENGINE=cpu|gpu PYTHON=python3.11 ARGS="more options"'
+	@echo '           URL=http://127.0.0.1:8000 UPSTREAM=http://host:8001 DOCKER=docker|podman'
 
 serve: $(GATEWAY_READY) $(ENGINE_READY) ## Install what is missing, then serve MODEL through the gateway
 	@exec scripts/serve.sh $(MODEL) $(if $(PORT),--port $(PORT)) $(ARGS)
@@ -34,6 +43,35 @@ serve: $(GATEWAY_READY) $(ENGINE_READY) ## Install what is missing, then serve M
 test: $(DEV_READY) $(ENGINE_READY) $(TOOLS_READY) ## Install what is missing, then run all tests, the real engine's included
 	@.venv/bin/python -m forebay.models.default
 	.venv/bin/pytest $(ARGS)
+
+test-unit: $(DEV_READY) ## Run the quick tests: no engine, no servers
+	.venv/bin/pytest tests/contract tests/unit tests/property $(ARGS)
+
+test-load: $(GATEWAY_READY) ## Load the gateway at URL in stages (up, hold, down); fails beyond the thresholds
+	.venv/bin/forebay bench stages $(URL) --stage 10s:5 --stage 20s:5 --stage 10s:0 \
+	    --threshold failed:1% --threshold ttft_p95:2000 $(ARGS)
+
+test-security: $(DEV_READY) ## Lint for security, audit packages, look for secrets, attack our own API
+	.venv/bin/ruff check --select S src scripts deploy
+	.venv/bin/python scripts/audit.py requirements/gateway.txt
+	.venv/bin/pytest tests/security $(ARGS)
+
+docker-build: ## Build the images of the gateway and of the engine (ENGINE=cpu|gpu)
+	$(DOCKER) build --file deploy/docker/gateway.Dockerfile --tag forebay-gateway:$(VERSION) .
+	$(DOCKER) build --file deploy/docker/engine$(if $(filter cpu,$(ENGINE)),-cpu).Dockerfile \
+	    --tag forebay-engine$(if $(filter cpu,$(ENGINE)),-cpu):$(VERSION) $(ARGS) .
+
+docker-run: ## Run the gateway's image in front of UPSTREAM; callers' keys are read from API_KEYS
+	@scripts/run-image.sh $(DOCKER) forebay-gateway:$(VERSION) '$(UPSTREAM)' $(or $(PORT),8000) $(ARGS)
+
+compose-up: ## Start a gateway and an engine with Compose; ARGS=--production adds NGINX, Valkey, PostgreSQL
+	@deploy/compose/run.sh $(if $(filter cpu,$(ENGINE)),--cpu) $(ARGS)
+
+health: ## Ask the gateway at URL how it is, and which engines are ready
+	@scripts/ask.sh $(URL) /health
+
+metrics: ## Print the metrics of the gateway at URL
+	@scripts/ask.sh $(URL) /metrics
 
 check: $(DEV_READY) ## Check format, lint, types and generated files
 	.venv/bin/ruff format --check .

@@ -22,7 +22,7 @@ def test_the_page_on_benchmarks_does_what_it_says(tmp_path: Path, monkeypatch: p
             done = [(block, shell.run(block.commands)) for block in blocks(PAGE.read_text())]
         finally:
             engine.kill()
-    assert len(done) == 3
+    assert len(done) == 4
     for block, one in done:
         assert one.returncode == block.status, f"{PAGE.name}:{block.line}: {one.stdout}"
         assert not block.expected or is_as_told(shell.here(block.expected), one.stdout), one.stdout

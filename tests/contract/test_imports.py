@@ -29,6 +29,7 @@ PURE = (
     "loadgen/plots.py",
     "loadgen/prompts.py",
     "loadgen/report.py",
+    "loadgen/stages.py",
     "loadgen/sweep.py",
     "loadgen/words.py",
     "refusals.py",

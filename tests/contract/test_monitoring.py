@@ -18,6 +18,9 @@ from forebay.telemetry.catalogue import CATALOGUE, Metric
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+PARTS = ["Means", "Look at", "Ask", "Do", "Rehearsed"]
+LIVE = (ROOT / "tests" / "deploy" / "test_live.py").read_text()
+BROKEN_LIVE = set(re.findall(r'^    \("(\w+)", "\w*"\),$', LIVE, re.MULTILINE))
 BOARDS: list[dict[str, Any]] = [json.loads(file.read_text()) for file in FILES]
 
 
@@ -100,9 +103,20 @@ def test_every_alert_leads_to_a_section_that_says_what_to_do() -> None:
         page, _, anchor = alert.runbook_url.partition("#")
         assert ROOT / page == ROOT / "docs" / "runbook.md"
         assert anchor == alert.name.lower(), "the anchor that a heading of this name has"
-        assert re.findall(r"^\*\*(.+?)\*\*:", section(alert.name), re.MULTILINE) == ["Means", "Look at", "Do"], (
-            alert.name
-        )
+        assert re.findall(r"^\*\*(.+?)\*\*:", section(alert.name), re.MULTILINE) == PARTS, alert.name
+
+
+@pytest.mark.parametrize("alert", sorted({alert.name for alert in ALERTS}))
+def test_a_section_of_the_runbook_has_commands_that_tell_more_and_says_how_it_was_rehearsed(alert: str) -> None:
+    parts = dict(re.findall(r"^\*\*(.+?)\*\*: (.*?)(?=^\*\*|\Z)", section(alert), re.MULTILINE | re.DOTALL))
+    commands = re.findall(r"`([^`]+)`", parts["Ask"])
+    assert commands
+    for command in commands:
+        assert names_in(command) <= {metric.name for metric in CATALOGUE} or "forebay_" not in command, command
+    tests = re.findall(r"`(tests/[^`]+)`", parts["Rehearsed"])
+    assert tests or "not rehearsed" in parts["Rehearsed"].lower()
+    assert all((ROOT / test).is_file() for test in tests)
+    assert ("test_live.py" in parts["Rehearsed"]) == (alert in BROKEN_LIVE), "what is broken on purpose is said to be"
 
 
 def test_the_runbook_has_no_section_without_an_alert_and_names_panels_that_exist() -> None:

@@ -8,8 +8,9 @@ library only.
     STUB_ASKED   file that gets a line for each generation asked for: its prompt and number of tokens, as JSON
 
 Its model is called as --served-model-name says ("m"), and an answer's `created` is the --max-model-len of who gave it.
-The prompt "hold" is answered with a stream that ends when the file STUB_RELEASE exists; "refused" with 400. That of
-"prefill" takes one step until then: as in vLLM, it is not in the figures before that, and holds up everybody else's.
+The prompt "hold" is answered with a stream that ends when the file STUB_RELEASE exists; "stream" with one of five
+tokens, 10 ms apart; "refused" with 400. That of "prefill" takes one step until then: as in vLLM, it is not in the
+figures before that, and holds up everybody else's.
 """
 
 import contextlib
@@ -87,8 +88,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if asked.get("prompt") == "hold":
                 self.stream()
+            elif asked.get("prompt") == "stream":
+                self.stream_tokens(5)
             wait_until(lambda: not exists("STUB_HANG"))
-            if asked.get("prompt") != "hold":
+            if asked.get("prompt") not in ("hold", "stream"):
                 self.say(200, {"choices": [], "created": int(option("--max-model-len", "0"))})
         finally:
             with Figures.lock:
@@ -96,12 +99,27 @@ class Handler(BaseHTTPRequestHandler):
                 Figures.steps += 1
 
     def stream(self) -> None:
+        self.begin_stream()
+        self.chunk(b'data: {"choices": []}\n\n')
+        wait_until(lambda: exists("STUB_RELEASE"))
+        self.end_stream()
+
+    def stream_tokens(self, number: int) -> None:
+        self.begin_stream()
+        for token in range(number):
+            choice = {"index": 0, "text": f" t{token}", "finish_reason": "length" if token == number - 1 else None}
+            event = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+            self.chunk(b"data: " + json.dumps(event).encode() + b"\n\n")
+            time.sleep(POLL_S)
+        self.end_stream()
+
+    def begin_stream(self) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        self.chunk(b'data: {"choices": []}\n\n')
-        wait_until(lambda: exists("STUB_RELEASE"))
+
+    def end_stream(self) -> None:
         self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
 

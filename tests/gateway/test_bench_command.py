@@ -144,3 +144,31 @@ async def test_what_is_wrong_is_said_in_one_line(words: list[str], status: int, 
     assert found == status
     assert told in err
     assert len(err.splitlines()) == 1
+
+
+async def test_a_load_in_stages_ends_with_0_where_the_server_held_and_with_1_where_not(engine: FakeEngine) -> None:
+    words = ("--stage", "1s:20", "--stage", "1s:20", "--stage", "1s:0", "--warmup", "1", "--output-tokens", "6")
+    limits = ("--threshold", "failed:0%", "--threshold", "ttft_p95:1000")
+    status, out, err = await ended(await bench("stages", engine.url, *words, *limits))
+    assert (status, err.count(": met")) == (0, 2), err
+    assert "40 of 40 requests" in out
+
+    engine.default = Behaviour(status=500)
+    engine.script(*[Behaviour()] * 20)
+    status, out, err = await ended(await bench("stages", engine.url, *words, *limits))
+    assert status == 1
+    assert re.search(r"failed: \d+\.\d\d%, at most 0.00%: not met", err)
+    assert "ttft_p95: " in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--stage", "fast"], "'fast' is not such as 30s:10"),
+        (["--stage", "1s:1", "--threshold", "x"], "'x' is not such as"),
+    ],
+)
+async def test_a_stage_or_threshold_that_is_none_is_one_line(engine: FakeEngine, words: list[str], told: str) -> None:
+    status, _, err = await ended(await bench("stages", engine.url, *words))
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert told in err

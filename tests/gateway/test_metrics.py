@@ -283,3 +283,20 @@ async def test_neither_keys_nor_tenants_nor_hostile_model_names_make_series(star
         label = 'endpoint="chat_completions",model="",status="404"'
         assert figures[f"forebay_requests_total{{{label}}}"] >= KEYS
         assert not any("k#" in line or "m#" in line for line in figures)
+
+
+async def test_attempts_are_counted_by_group_those_that_callers_do_not_see_too(start_gateway: StartGateway) -> None:
+    async with FakeEngine() as stable, FakeEngine() as canary:
+        canary.default = Behaviour(status=500)
+        async with start_gateway(stable.url, f"{canary.url}#canary") as running:
+            answers = [await chat(running.url, stream=True, user=str(number)) for number in range(12)]
+            assert {answer.status for answer in answers} == {200}
+            figures = running.figures()
+
+    def attempts(group: str, outcome: str) -> float:
+        labels = f'group="{group}",model="fake-model",outcome="{outcome}"'
+        return figures[f"forebay_group_attempts_total{{{labels}}}"]
+
+    assert attempts("canary", "failed") == len(canary.calls(CHAT)) > 0
+    assert (attempts("canary", "answered"), attempts("default", "answered")) == (0, 12)
+    assert figures['forebay_group_time_to_first_token_seconds_count{group="default",model="fake-model"}'] == 12

@@ -1,4 +1,4 @@
-"""`forebay bench`: how fast a server is (throughput, latency), and how much it can take (sweep)."""
+"""`forebay bench`: how fast a server is (throughput, latency), how much it takes (sweep), whether it holds (stages)."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,3 +101,34 @@ def sweep(
         fail("slo: say what to keep within, as --slo ttft:1000 --slo tpot:100 (milliseconds)", EXIT_USAGE)
     plan = SweepPlan(start_rate, max_rate, duration, attainment, precision, engines, arrivals)
     run_sweep(options, plan, 3 if warmup is None else warmup)
+
+
+@app.command()
+@with_load_options
+def stages(
+    options: Options,
+    stage: Annotated[
+        list[str], typer.Option(help="Within so long to so many requests/s; repeat.", metavar="TIME:RATE")
+    ],
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="What must hold: failed:1%, ttft_p95:500 (milliseconds); repeat.", metavar="NAME:LIMIT"),
+    ] = None,
+    arrivals: _Arrivals = "poisson",
+    warmup: _Warmup = None,
+) -> None:
+    """Have the load rise, stay and fall, and say whether the server held:
+
+    forebay bench stages http://127.0.0.1:8000 --stage 30s:10 --stage 2m:10 --stage 30s:0 --threshold ttft_p95:500
+
+    Thresholds: failed, and ttft, itl, tpot or e2e with _mean, _median, _p90, _p95, _p99 or _max. The key is taken from
+    FOREBAY_API_KEY. Status 1: one is not met, or no request succeeded; 2: wrong options.
+    """
+    from forebay.cli.bench_run import run_stages
+    from forebay.loadgen import stages as told
+
+    try:
+        wanted, held = [told.stage(text) for text in stage], [told.threshold(text) for text in threshold or ()]
+    except ValueError as wrong:
+        fail(str(wrong), EXIT_USAGE)
+    run_stages(options, wanted, held, arrivals, 3 if warmup is None else warmup)

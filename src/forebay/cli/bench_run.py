@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +16,11 @@ from forebay.cli.bench_options import Options, objectives
 from forebay.cli.bench_print import print_outcome
 from forebay.cli.options import EXIT_USAGE, fail
 from forebay.loadgen.arrivals import Closed, Load, Process, arrivals
-from forebay.loadgen.figures import Sample, Slo, meets, summarise
+from forebay.loadgen.figures import Sample, Slo, Summary, meets, summarise
 from forebay.loadgen.outcome import Outcome, as_json
 from forebay.loadgen.prompts import NotPrompts
 from forebay.loadgen.report import as_html
+from forebay.loadgen.stages import Stage, Threshold, staged
 from forebay.loadgen.sweep import best, judge, next_rate, propose
 from forebay.loadgen.target import NoServer
 from forebay.loadgen.words import rounded
@@ -56,6 +57,34 @@ def run_once(
         outcome.summary = summarise(outcome.run, slo)
 
     _report(options, _run(kind, options, go))
+
+
+def run_stages(
+    options: Options, stages: Sequence[Stage], thresholds: Sequence[Threshold], process: Process, warmup: int
+) -> None:
+    """One run whose load changes, its report, and whether it kept within the thresholds."""
+    slo = Slo(**found) if (found := objectives(options)) else None
+
+    async def go(bench: Bench, outcome: Outcome) -> None:
+        outcome.slo = slo
+        outcome.options |= {"stages": [asdict(one) for one in stages], "arrivals": process, "warmup": warmup}
+        load = staged(stages, process, bench.draw)
+        await _warm(bench, warmup, 1)
+        outcome.run = await bench.run("measuring", load, len(load.times))
+        outcome.summary = summarise(outcome.run, slo)
+
+    outcome = _run("stages", options, go)
+    _report(options, outcome)
+    if outcome.summary is not None and thresholds:
+        _hold(thresholds, outcome.summary)
+
+
+def _hold(thresholds: Sequence[Threshold], summary: Summary) -> None:
+    """Say of each threshold whether it is met; end with status 1 where one is not."""
+    for one in thresholds:
+        typer.secho(f"forebay: {one.words(summary)}", fg="green" if one.met(summary) else "red", err=True)
+    if not all(one.met(summary) for one in thresholds):
+        raise typer.Exit(1)
 
 
 def run_sweep(options: Options, plan: SweepPlan, warmup: int) -> None:

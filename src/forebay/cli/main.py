@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": ("plan:plan", "Say what a model needs, and how to serve it well on given GPUs."),
     "gateway": ("gateway:gateway", "Serve the models of running vLLM engines."),
     "engine": ("engine:engine", "Start vLLM on a model, for a gateway elsewhere."),
+    "deploy": ("deploy:app", "Make values for the Helm chart, or Compose's files, of settings."),
     "models": ("models:models", "Fetch models, look at them, check them, remove them."),
     "chat": ("chat:chat", "Talk with a model."),
     "generate": ("generate:generate", "Print the answer to one prompt."),

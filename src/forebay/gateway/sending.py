@@ -77,6 +77,7 @@ class Sending(ABC):
         "_refreshed",
         "_resumes",
         "_retries",
+        "_sent_at",
         "_slot",
         "_status",
         "_streaming",
@@ -97,6 +98,7 @@ class Sending(ABC):
         self._ended_well = False  # whether the client has had a stream's closing line
         self._status = 0  # of this attempt's answer, 0 before its head
         self._progress_at = 0.0
+        self._sent_at = 0.0
         self._refreshed = False  # whether this attempt is the second one, after a stale connection
         self._trusted = False  # whether the replica was in good standing when it was asked
         self._paused = False
@@ -152,7 +154,7 @@ class Sending(ABC):
             exchange.attempts += 1
             self._trusted = replica.breaker.state is _CLOSED
         self._status = 0
-        self._progress_at = now
+        self._progress_at = self._sent_at = now
         self._clear_answer()
         self._slot = replica.acquire(now, exchange.work_tokens)
         self._connection = replica.upstream.send(self._request(replica), self, fresh=fresh)
@@ -341,3 +343,4 @@ class Sending(ABC):
         if self._slot is not None:
             self._slot.release(outcome, now)
             self._slot = None
+            self._pipeline.recorder.attempted(self._exchange, outcome, self._sent_at)

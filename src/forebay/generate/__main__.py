@@ -16,6 +16,7 @@ from forebay.generate import (
     metrics_reference,
     prometheus_rules,
     settings_reference,
+    sizing,
 )
 from forebay.monitoring.uses import DASHBOARDS
 
@@ -27,6 +28,7 @@ ARTEFACTS: dict[str, Callable[[], str]] = {
     "docs/reference/endpoints.md": endpoints_reference.render,
     "docs/reference/cli.md": cli_reference.render,
     "docs/reference/engine-states.md": engine_states.render,
+    "docs/reference/sizing.md": sizing.render,
     "deploy/prometheus/alerts.yaml": prometheus_rules.render_alerts,
     "deploy/prometheus/recording.yaml": prometheus_rules.render_recordings,
     "deploy/helm/forebay/values.schema.json": helm_schema.render,

@@ -73,6 +73,35 @@ ROTATION = Row(
     ),
 )
 
+_group = ("model", "group")
+_attempts = f"({SEEN.rate(m.GROUP_ATTEMPTS, by=_group)} > 0)"
+_failed = SEEN.rate(m.GROUP_ATTEMPTS, 'outcome="failed"', by=_group)
+
+VERSIONS = Row(
+    "Versions side by side",
+    (
+        Panel(
+            "Attempts by group",
+            "What each group of a model's engines is sent: a canary gets its weight's share.",
+            "reqps",
+            one(SEEN.rate(m.GROUP_ATTEMPTS, by=_group), "{{model}} {{group}}"),
+        ),
+        Panel(
+            "Failed attempts by group",
+            "Share of each group's attempts that failed; callers see those only that no other engine made good.",
+            "percentunit",
+            one(f"{_failed} / {_attempts}", "{{model}} {{group}}"),
+            top=1,
+        ),
+        Panel(
+            "Time to first token by group",
+            "95th percentile, from sending a request to an engine; the wait in the queue is not in it.",
+            "s",
+            one(SEEN.quantile(0.95, m.GROUP_TTFT, by=_group), "{{model}} {{group}}"),
+        ),
+    ),
+)
+
 SUPERVISED = Row(
     "As their supervisors do (`forebay serve`, `forebay engine`)",
     (
@@ -235,6 +264,6 @@ ENGINES = Dashboard(
     "engines",
     "Forebay: engines and GPUs",
     "Which engine is down, left alone, crashing, out of memory or slow, and what its GPU does.",
-    (ROTATION, SUPERVISED, GPUS, INSIDE),
+    (ROTATION, VERSIONS, SUPERVISED, GPUS, INSIDE),
     (GATEWAY,),
 )

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from forebay.deploy.names import label_of
 from forebay.planner.memory import GIB
 from forebay.planner.plan import Plan
 
@@ -27,13 +28,13 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def engine_args(plan: Plan) -> list[str]:
-    """vLLM's own options, which Forebay has no settings for."""
+def engine_args(plan: Plan, *, between_nodes: bool = True) -> list[str]:
+    """vLLM's own options, which Forebay has no settings for; on demand, without what the chart says of nodes."""
     shape, formats = plan.shape, plan.formats
     args = ["--max-num-batched-tokens", str(plan.chunk)]
-    if shape.pipeline > 1:
+    if shape.pipeline > 1 and (between_nodes or shape.pipeline != shape.nodes):
         args += ["--pipeline-parallel-size", str(shape.pipeline)]
-    if shape.nodes > 1:
+    if shape.nodes > 1 and between_nodes:
         args += ["--distributed-executor-backend", "ray"]
     if formats.kv_dtype:
         args += ["--kv-cache-dtype", formats.kv_dtype]
@@ -70,20 +71,28 @@ def replicas_per_node(plan: Plan) -> int:
 
 
 def chart_values(plan: Plan) -> dict[str, Any]:
-    """One entry of the chart's `models`; a copy of the model is a replica there, each with its own GPUs."""
-    settings = {name: value for name, value in settings_of(plan).items() if name not in ("model", "replicas")}
-    per_pod = min(plan.shape.gpus, plan.ask.count)
-    on_gpu = not plan.ask.device.is_cpu
+    """One entry of the chart's `models`; a copy of the model is a replica there, each with its own GPUs.
+
+    The chart makes tensor parallelism of a pod's GPUs, and pipeline stages of nodes, so neither is said again.
+    """
+    settings, shape, told_env = settings_of(plan), plan.shape, environment(plan)
+    gpus = 0 if plan.ask.device.is_cpu else -(-shape.gpus // shape.nodes)
+    told = {name: value for name, value in settings.items() if name not in ("model", "replicas")}
+    if told.get("tensor_parallel_size", 1) == max(gpus, 1):
+        told.pop("tensor_parallel_size", None)
+    else:
+        told["tensor_parallel_size"] = shape.tensor
     return {
         "models": [
             {
+                "name": label_of(plan.model.name),
                 "model": plan.model.name,
-                "replicas": plan.shape.replicas,
-                **({"nodes": plan.shape.nodes} if plan.shape.nodes > 1 else {}),
-                "settings": settings,
-                "engineArgs": engine_args(plan),
-                **({"env": variables} if (variables := environment(plan)) else {}),
-                **({"resources": {"limits": {"nvidia.com/gpu": per_pod}}} if on_gpu else {}),
+                "replicas": shape.replicas,
+                **({"nodes": shape.nodes} if shape.nodes > 1 else {}),
+                "gpus": gpus,
+                "settings": told,
+                "args": engine_args(plan, between_nodes=False),
+                **({"env": [{"name": key, "value": value} for key, value in told_env.items()]} if told_env else {}),
             }
         ]
     }

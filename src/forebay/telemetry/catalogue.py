@@ -177,6 +177,20 @@ BREAKER_STATE = Metric(
     "1 for the state that the replica's breaker is in, 0 for others.",
     ("replica", "state"),
 )
+GROUP_ATTEMPTS = Metric(
+    "forebay_group_attempts_total",
+    "counter",
+    "Attempts at a group's replicas, by how they ended: answered or failed. What failed may have been answered by "
+    "another group.",
+    ("model", "group", "outcome"),
+)
+GROUP_TTFT = Metric(
+    "forebay_group_time_to_first_token_seconds",
+    "histogram",
+    "Time from sending a request to a replica of the group to the first event of its stream.",
+    ("model", "group"),
+    TTFT_S,
+)
 STALLS = Metric(
     "forebay_replica_stalls_total", "counter", "Times a replica had work and made no progress.", ("replica",)
 )

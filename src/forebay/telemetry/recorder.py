@@ -83,6 +83,17 @@ class _Series:
         return counter
 
 
+class _Group:
+    """The children for one model and group. Both outcomes are there from the first attempt: none rises unseen."""
+
+    __slots__ = ("answered", "failed", "ttft")
+
+    def __init__(self, metrics: Metrics, labels: tuple[str, str]) -> None:
+        self.answered: Counter = metrics.counter(metric.GROUP_ATTEMPTS, (*labels, "answered"))
+        self.failed: Counter = metrics.counter(metric.GROUP_ATTEMPTS, (*labels, "failed"))
+        self.ttft: Histogram = metrics.histogram(metric.GROUP_TTFT, labels)
+
+
 class Recorder:
     """Told of each exchange's tokens and end. `writer` takes access lines, `tally` usage, `tracing` what is sampled and
     `recent` the stories; None where it is off."""
@@ -103,6 +114,7 @@ class Recorder:
         self._tally = tally
         self._tracing = tracing
         self._series: dict[tuple[str, str], _Series] = {}
+        self._groups: dict[tuple[str, str], _Group] = {}
         self.sampling: AccessSampling | None = None  # None: each request has its line
         self.answered = 0
 
@@ -117,6 +129,21 @@ class Recorder:
             if gap_s > exchange.longest_gap_s:
                 exchange.longest_gap_s, exchange.longest_gap_at = gap_s, now
         exchange.last_token_at = now
+
+    def attempted(self, exchange: "Exchange", outcome: Outcome, sent_at: float) -> None:
+        """An attempt at `exchange.replica` is over; one that the caller cut short, or we, says nothing of it."""
+        if exchange.replica is None or outcome not in ("answered", "failed"):
+            return
+        key = (exchange.model, exchange.replica.group)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(self._metrics, key)
+        if outcome == "answered":
+            group.answered.value += 1
+        else:
+            group.failed.value += 1
+        if exchange.first_token_at > sent_at:  # else another attempt's, or no stream
+            group.ttft.observe(exchange.first_token_at - sent_at)
 
     def finished(self, exchange: "Exchange", outcome: Outcome, now: float) -> None:
         """An exchange is over."""
