@@ -63,7 +63,7 @@ class UpstreamSettings(Group):
         60.0, "Longest pause between two blocks of an engine's answer, seconds.", hot=True
     )
     engine_stall_s: Seconds = setting(
-        20.0,
+        15.0,
         "Time an engine may have work and make no progress before it is taken out of rotation (and restarted, if it is "
         "ours), seconds; three times as long while an engine of ours is seen computing. Longer than the longest step "
         "of engines elsewhere: a few seconds will do on GPUs, a CPU's prefill can take ten.",
