@@ -62,14 +62,16 @@ class World:
     async def add(self, name: str, *, engines: int = 1, **flags: Any) -> None:
         made = [await self._stack.enter_async_context(FakeEngine(token_delay_s=0.005)) for _ in range(engines)]
         self.engines[name] = made[0]
-        urls = [engine.url for engine in made]
+        urls = [*(engine.url for engine in made[:2]), *(f"{engine.url}#canary" for engine in made[2:])]
         flags = {"health_interval_s": 2.0, **flags}  # as it is by default
         self.gateways[name] = await self._stack.enter_async_context(self._start(*urls, **flags))
 
     def ask(self, name: str, each_s: float, *, clients: int = 1, key: str = KEY, **fields: Any) -> None:
         """Have clients ask a gateway again and again."""
         for number in range(clients):
-            client = self._client(self.gateways[name].url, key, each_s, {"stream": number % 2 == 0, **fields})
+            said = [{"role": "user", "content": f"conversation {number}"}]  # each group of replicas has some of them
+            asked = {"stream": number % 2 == 0, "messages": said, **fields}
+            client = self._client(self.gateways[name].url, key, each_s, asked)
             task = asyncio.get_running_loop().create_task(client)
             self._clients.add(task)
 
@@ -93,7 +95,7 @@ async def world(start_gateway: StartGateway, valkey: ValkeyServer, directory: Pa
     stored = {"database_url": SecretStr(database), "tenant_limits": {"concurrency": 10_000}}
     async with AsyncExitStack() as stack:
         here = World(stack, start_gateway)
-        await here.add("well", engines=2, cache_models=("*",), engine_concurrency=4, **shared, **stored)
+        await here.add("well", engines=3, cache_models=("*",), engine_concurrency=4, **shared, **stored)
         await here.add("bereft")
         await here.add("failing")
         await here.add("flooded", api_keys=(KEY, "sk-flood"), key_limits={"requests_per_minute": 30})

@@ -78,6 +78,7 @@ class Sending(ABC):
         "_resumes",
         "_retries",
         "_sent_at",
+        "_several",
         "_slot",
         "_status",
         "_streaming",
@@ -99,6 +100,7 @@ class Sending(ABC):
         self._status = 0  # of this attempt's answer, 0 before its head
         self._progress_at = 0.0
         self._sent_at = 0.0
+        self._several = False  # whether the model has several groups of replicas, of which figures are kept
         self._refreshed = False  # whether this attempt is the second one, after a stale connection
         self._trusted = False  # whether the replica was in good standing when it was asked
         self._paused = False
@@ -136,6 +138,7 @@ class Sending(ABC):
             replica = self._holder(self._only, now)
         else:
             groups = self._pipeline.replicas.groups(exchange.model)
+            self._several = len(groups) > 1
             try:
                 replica, why, passed = self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
             except EngineUnavailable:
@@ -343,4 +346,5 @@ class Sending(ABC):
         if self._slot is not None:
             self._slot.release(outcome, now)
             self._slot = None
-            self._pipeline.recorder.attempted(self._exchange, outcome, self._sent_at)
+            if self._several:
+                self._pipeline.recorder.attempted(self._exchange, outcome, self._sent_at)

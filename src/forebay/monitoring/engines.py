@@ -82,7 +82,7 @@ VERSIONS = Row(
     (
         Panel(
             "Attempts by group",
-            "What each group of a model's engines is sent: a canary gets its weight's share.",
+            "What each group of a model's engines is sent, where it has several: a canary gets its weight's share.",
             "reqps",
             one(SEEN.rate(m.GROUP_ATTEMPTS, by=_group), "{{model}} {{group}}"),
         ),

@@ -180,14 +180,15 @@ BREAKER_STATE = Metric(
 GROUP_ATTEMPTS = Metric(
     "forebay_group_attempts_total",
     "counter",
-    "Attempts at a group's replicas, by how they ended: answered or failed. What failed may have been answered by "
-    "another group.",
+    "Attempts at a group's replicas, of models with several groups, by how they ended: answered or failed. What failed "
+    "may have been answered by another group.",
     ("model", "group", "outcome"),
 )
 GROUP_TTFT = Metric(
     "forebay_group_time_to_first_token_seconds",
     "histogram",
-    "Time from sending a request to a replica of the group to the first event of its stream.",
+    "Time from sending a request to a replica of the group to the first event of its stream, of models with several "
+    "groups.",
     ("model", "group"),
     TTFT_S,
 )
