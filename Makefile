@@ -22,7 +22,7 @@ TOOLS_READY := .venv/.tools-ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
+.PHONY: help serve test test-robustness check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -34,6 +34,9 @@ serve: $(GATEWAY_READY) $(ENGINE_READY) ## Install what is missing, then serve M
 test: $(DEV_READY) $(ENGINE_READY) $(TOOLS_READY) ## Install what is missing, then run all tests, the real engine's included
 	@.venv/bin/python -m forebay.models.default
 	.venv/bin/pytest $(ARGS)
+
+test-robustness: $(DEV_READY) ## Run what tries the gateway at length: faults, load, hostile input
+	.venv/bin/pytest -m 'robustness or not robustness' tests/robustness $(ARGS)
 
 check: $(DEV_READY) ## Check format, lint, types and generated files
 	.venv/bin/ruff format --check .

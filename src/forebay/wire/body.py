@@ -11,6 +11,7 @@ top or in `stream_options`, and a number for sampling that no float can hold. Na
 the engine's to judge: it reads the last of two as we would, and answers 400 to numbers that are too large for it.
 """
 
+import codecs
 import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +21,9 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import astuple
 
 from forebay.refusals import BadRequest, InvalidJSON
-from forebay.wire.shape import check_parts, has_doubled_name, members_of
+from forebay.wire.shape import check_parts, has_doubled_name, members_of, slices, texts_in
+
+LARGE_BYTES = 256 * 1024  # what a larger body is made of is counted before anything is made of it
 
 _FIELD_IN_MESSAGE = re.compile(r"`\$\.([A-Za-z_]+)")
 
@@ -139,12 +142,19 @@ class Demand(msgspec.Struct):
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     """Read a request's body. Raises `InvalidJSON` or `BadRequest` with the offending parameter."""
+    most_deep, large = limits.max_json_depth, len(body) > LARGE_BYTES
+    if large:
+        check_parts(body, most_deep, limits.max_json_parts)
     fields = _decoded(_usual_decoder, body, limits)
     if not body.isascii():
         _check_utf8(body)
-    colons, arrays, most_deep = body.count(b":"), body.count(b"["), limits.max_json_depth
+    colons, arrays = body.count(b":"), body.count(b"[")
     # An object within another is behind a colon: most bodies are too short of them, and of arrays, to be deep.
-    if (colons + arrays >= most_deep or len(body) > limits.max_json_parts) and arrays + body.count(b"{") > most_deep:
+    if (
+        (colons + arrays >= most_deep or len(body) > limits.max_json_parts)
+        and not large
+        and arrays + body.count(b"{") > most_deep
+    ):
         check_parts(body, most_deep, limits.max_json_parts)
     most, most_of_chat = fields.max_tokens, fields.max_completion_tokens
     if most is not None and not 0 <= most <= limits.max_output_tokens:
@@ -164,9 +174,10 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
 
 def _prompts(prompt: bytes) -> int:
     """How many prompts a request for completions brings: a list of texts or of lists of token ids is several."""
-    if prompt[:1] != b"[" or prompt[1:].lstrip()[:1] not in (b'"', b"["):
-        return 1
-    return len(msgspec.json.decode(prompt, type=list[Raw]))
+    first = prompt[1:].lstrip()[:1] if prompt[:1] == b"[" else b""
+    if first == b'"':
+        return texts_in(prompt)
+    return prompt.count(b"[") - 1 if first == b"[" else 1
 
 
 def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: BodyLimits) -> "_Fields":
@@ -309,7 +320,12 @@ def _where(wrong: msgspec.DecodeError) -> str:
 
 
 def _check_utf8(body: bytes) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    at = 0
     try:
-        body.decode("utf-8")
+        for piece in slices(body):
+            decoder.decode(piece)
+            at += len(piece) - len(decoder.getstate()[0])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError as wrong:
-        raise InvalidJSON(f"The body is not valid UTF-8 (byte {wrong.start}).") from None
+        raise InvalidJSON(f"The body is not valid UTF-8 (byte {at + wrong.start}).") from None
