@@ -65,6 +65,12 @@ def texts_in(text: bytes) -> int:
     return sum(_without_escapes(piece).count(b'"') for piece in slices(text)) // 2
 
 
+def longest_text(text: bytes) -> int:
+    """No text in it has more bytes than this."""
+    even = text.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
+    return max(map(len, even.split(b'"')))
+
+
 def members_of(text: bytes | Raw) -> dict[str, Raw]:
     """The members of an object; of those with one name the last."""
     return _members.decode(text)

@@ -179,7 +179,7 @@ def test_depth_and_parts_are_those_of_the_text(value: Any) -> None:
 
 
 def test_the_parts_of_a_body_are_bounded() -> None:
-    demand_of(prompt=[[1] * 50] * 998)
+    demand_of(x=[[1] * 50] * 998)
     for value in ([[1]] * 1000, {str(number): {} for number in range(1000)}, [{}] * 1000, [""] * 60_000 + [[]] * 70):
         with pytest.raises(InvalidJSON, match="more than"):
             demand_of(prompt=value)
