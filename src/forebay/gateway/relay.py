@@ -103,6 +103,8 @@ class Relay(Sending):
     def _pass_on(self, events: bytes, now: float) -> None:
         """Send a block of whole events on; look inside where it may say something that concerns us."""
         exchange = self._exchange
+        if not events.isascii():
+            events = _valid_utf8(events)
         if self._continuation is not None:
             events = self._continuation.translate(events)
             if self._resumes and events:
@@ -112,8 +114,6 @@ class Relay(Sending):
             events = self._transcript.take(events)
         if not self._streaming and is_only_comments(events):
             return
-        if not events.isascii():
-            events = _valid_utf8(events)
         if b'"usage":' in events or b'"abort"' in events:
             events = self._read_events(events)
         if b"error" in events and any(has_line_starting(events, start) for start in _ERROR_STARTS):
@@ -206,6 +206,8 @@ class Relay(Sending):
     # Whole answers
     def _answer_whole(self, body: bytes, now: float) -> None:
         exchange = self._exchange
+        if not body.isascii():
+            body = _valid_utf8(body)
         if self._status != 200:
             refusal = refusal_from_engine(self._status, body)
             self._let_go("failed" if refusal.status >= RETRIED_FROM_STATUS else "answered", now)
@@ -225,8 +227,6 @@ class Relay(Sending):
         self._let_go("answered", now)
         if answer.metrics:
             body = self._without_timings(body)
-        if not body.isascii():
-            body = _valid_utf8(body)
         exchange.usage = usage_of(answer)
         if exchange.usage is None and exchange.route.stream_ends:
             exchange.events_out = tokens_in(body)

@@ -212,6 +212,9 @@ def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: Body
         raise _wrong_type(str(wrong)) from None
     except msgspec.DecodeError as wrong:
         raise InvalidJSON(f"The body is not valid JSON: {_where(wrong)}.") from None
+    except UnicodeDecodeError:  # of a text that is made; those that are not are looked at later
+        _check_utf8(body)
+        raise InvalidJSON("The body is not valid UTF-8.") from None
     except RecursionError:
         raise InvalidJSON(f"The body is nested deeper than {limits.max_json_depth} levels.") from None
 
