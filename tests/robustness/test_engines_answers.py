@@ -117,6 +117,39 @@ async def test_a_whole_answer_that_is_no_utf_8_is_made_readable(start_gateway: S
         assert (answer.status, text[:3]) == (200, "\ufffd\ufffd(")
 
 
+@pytest.mark.parametrize("where", ["id", "model", "usage", "finish_reason"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_gateway_reads_itself_may_be_no_utf_8(
+    where: str, stream: bool, start_gateway: StartGateway
+) -> None:
+    """B7. It raised in the middle of the connection, and the caller waited for ever."""
+    said = (
+        b'{"%s":"\xff","choices":[{"index":0,"text":"a","delta":{"content":"a"},"finish_reason":"\xff"}]'
+        % where.encode()
+    )
+    said += b',"usage":{"\xff":1}}'
+    whole = Behaviour(body=said, content_type="application/json")
+    events = b"data: " + said + b"\n\n" + EVENT
+    async with FakeEngine() as engine, gateway_of(engine, start_gateway) as running:
+        engine.script(Behaviour(body=events, content_type="text/event-stream") if stream else whole)
+        answer = await asyncio.wait_for(chat(running.url, stream=stream), 5)
+        assert "\ufffd" in answer.body.decode()
+        assert answer.status == 200
+
+
+async def test_an_engine_whose_models_are_no_utf_8_is_not_ready_and_may_be_later(start_gateway: StartGateway) -> None:
+    """B7. The watch over it goes on."""
+    async with FakeEngine() as engine:
+        engine.on("/v1/models", Behaviour(body=b'{"data":[{"id":"\xff"}]}', content_type="application/json"))
+        async with start_gateway(engine.url, ready=False, health_interval_s=0.05) as running:
+            await engine.wait_for(lambda e: len(e.calls("/v1/models")) > 1)
+            assert not running.gateway.replicas.ready
+            engine.on("/v1/models", None)
+            while not running.gateway.replicas.ready:
+                await asyncio.sleep(0.01)
+            assert (await chat(running.url)).status == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_without_usage_is_counted_by_estimate_and_flagged(
     stream: bool, start_gateway: StartGateway, tmp_path: Any

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,6 +30,14 @@ PATHS = (
     b"/tokenize",
 )
 HELD_UP_S = 0.05
+ODD = (b'"error":{"message":"a"},', b'"usage":{"prompt_tokens":-1},', b'"choices":null,', b"\n\n", b"\r\n\r\n", b"\xff")
+ODD += (
+    b'data: {"error":"a"}\n\n',
+    b": ping\n\n",
+    b"data: [DONE]\n\n",
+    b'"finish_reason":"abort",',
+    b"HTTP/1.1 100 \r\n\r\n",
+)
 
 
 @pytest.fixture
@@ -36,7 +45,8 @@ async def in_process() -> AsyncIterator[InProcess]:
     with Path(os.devnull).open("wb") as nowhere:
         writer = LogWriter(nowhere.fileno(), text=False)
         writer.start()
-        yield InProcess(writer)
+        asks_once = {"takeover_attempts": 0, "retry_attempts": 1, "breaker_failures": 1000, "breaker_ratio": 1.0}
+        yield InProcess(writer, **asks_once)
         writer.stop()
 
 
@@ -66,6 +76,40 @@ async def test_no_body_breaks_anything(seed: int, count: int, in_process: InProc
             assert len(answer) < 4096, (path, body[:2000])
             assert set(json.loads(answer)) >= {"error"}
     assert min(statuses[200], statuses[400]) > count / 10, "too tame, or too wild to get anywhere"
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [(0, 1000), *(pytest.param(seed, 10_000, marks=pytest.mark.robustness) for seed in range(1, 4))],
+)
+async def test_no_answer_of_an_engine_breaks_anything(seed: int, count: int, in_process: InProcess) -> None:
+    """B7: whatever an engine sends, the caller has one whole answer: the engine's, or an error that says so."""
+    random, statuses = Random(seed), Counter[int]()
+    in_process.gateway.recorder.bug = pytest.fail  # type: ignore[method-assign, assignment]
+    for number in range(count):
+        body = {"model": "m", "messages": [], "prompt": "a", "input": "a", "max_tokens": 1, "stream": number % 2 == 0}
+        path = PATHS[random.randrange(len(PATHS))]
+        in_process.worst_s = 0.0
+        status, answer = await in_process.ask(path, json.dumps(body).encode(), lambda right: pieces(random, right))
+        statuses[status] += 1
+        assert status in (200, 400, 401, 404, 422, 502, 503, 504), (path, answer)
+        assert in_process.worst_s < HELD_UP_S
+        answer.decode()
+    assert min(statuses[200], statuses[502]) > count / 20, statuses
+
+
+def pieces(random: Random, right: bytes) -> list[bytes]:
+    """A right answer, damaged and cut anywhere."""
+    raw = right
+    for _ in range(random.randrange(4)):
+        at = random.randrange(len(raw) + 1)
+        put = random.choice((*ODD, random.choice(_NASTY), random.randbytes(2), raw[at : at + 20] * 2))
+        raw = raw[:at] + put + raw[at + random.randrange(3) :]
+    if random.random() < 0.5:  # so that what was put in does not just end the message early
+        head, _, rest = raw.partition(b"\r\n\r\n")
+        raw = re.sub(rb"content-length: \d+", b"content-length: %d" % len(rest), head) + b"\r\n\r\n" + rest
+    cuts = sorted(random.randrange(len(raw) + 1) for _ in range(random.randrange(4)))
+    return [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
 
 
 def assert_clean(sent: bytes) -> None:
