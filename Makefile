@@ -30,7 +30,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/forebay/__init__.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-unit test-load test-security docker-build docker-run compose-up health metrics check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
+.PHONY: help serve test test-unit test-load test-security test-robustness docker-build docker-run compose-up health metrics check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -55,6 +55,9 @@ test-security: $(DEV_READY) ## Lint for security, audit packages, look for secre
 	.venv/bin/ruff check --select S src scripts deploy
 	.venv/bin/python scripts/audit.py requirements/gateway.txt
 	.venv/bin/pytest tests/security $(ARGS)
+
+test-robustness: $(DEV_READY) ## Run what tries the gateway at length: faults, load, hostile input
+	.venv/bin/pytest -m 'robustness or not robustness' tests/robustness $(ARGS)
 
 docker-build: ## Build the images of the gateway and of the engine (ENGINE=cpu|gpu)
 	$(DOCKER) build --file deploy/docker/gateway.Dockerfile --tag forebay-gateway:$(VERSION) .

@@ -4,6 +4,7 @@
     ├── BadRequest 400          the request itself is wrong
     │   ├── InvalidJSON             body is not the JSON object it must be
     │   ├── InvalidHeader           a header is malformed, doubled or not supported
+    │   ├── UnsupportedMediaURL     a picture's, sound's or film's address that engines may not fetch
     │   ├── ContextTooLong          prompt and answer do not fit the model
     │   └── Unprocessable 422       what the request refers to cannot be taken in
     ├── Unauthorized 401        no key, or not one of ours
@@ -102,6 +103,12 @@ class Unprocessable(BadRequest):
     """The engine could not take in what the request refers to, such as an image's address; the message says why."""
 
     status = 422
+
+
+class UnsupportedMediaURL(BadRequest):
+    """The engine would have to fetch this address, which is not allowed; send the content as a `data:` URL."""
+
+    code = "unsupported_media_url"
 
 
 class ContextTooLong(BadRequest):

@@ -35,6 +35,7 @@ NOT_JSON = {
     "utf-16": with_fields('"x":1').decode().encode("utf-16"),
     "utf-32": with_fields('"x":1').decode().encode("utf-32-le"),
     "latin-1": with_fields('"x":"é"').decode().encode("latin-1"),
+    "latin-1 in what is read": with_fields('"preset":"é"').decode().encode("latin-1"),
     "overlong utf-8": with_fields('"x":"?"').replace(b"?", b"\xc0\xaf"),
     "a surrogate in utf-8": with_fields('"x":"?"').replace(b"?", b"\xed\xa0\x80"),
     "lone surrogate": with_fields(r'"x":"\ud800"'),

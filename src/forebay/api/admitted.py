@@ -1,5 +1,6 @@
 """What callers and administrators send is read once it is known who they are, and only if it can be read in one way."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from forebay.refusals import InvalidJSON
+from forebay.refusals import BodyTooLarge, InvalidJSON
+from forebay.wire.body import LARGE_BYTES
 from forebay.wire.head import check_json
 from forebay.wire.plain import plain_object
 from forebay.wire.shape import check_parts
+
+MOST_BYTES = 4 * 1024 * 1024  # FastAPI takes a body apart on the event loop, which a larger one would hold up
 
 
 class AdmittedRoute(APIRoute):
@@ -28,7 +32,13 @@ class AdmittedRoute(APIRoute):
                 content_type = request.headers.get("content-type")
                 check_json(content_type.encode("latin-1") if content_type is not None else None)
                 settings = request.app.state.gateway.settings
-                _check(body, settings.max_json_depth, settings.max_json_parts)
+                shape = settings.max_json_depth, settings.max_json_parts
+                if len(body) > MOST_BYTES:
+                    raise BodyTooLarge(f"A body for this endpoint may have at most {MOST_BYTES} bytes.")
+                if len(body) > LARGE_BYTES:
+                    await asyncio.to_thread(_check, body, *shape)
+                else:
+                    _check(body, *shape)
             return await answer(request)
 
         return admit_and_answer
@@ -42,7 +52,7 @@ class CallersRoute(AdmittedRoute):
 
 def _check(body: bytes, most_deep: int, most_parts: int) -> None:
     with contextlib.suppress(ValueError):  # what is no JSON has no shape
-        if body.count(b"{") + body.count(b"[") > most_deep:
+        if len(body) > LARGE_BYTES or body.count(b"{") + body.count(b"[") > most_deep:
             check_parts(body, most_deep, most_parts)
     try:
         plain_object(body)

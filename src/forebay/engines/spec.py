@@ -19,8 +19,9 @@ _OURS = ("API_KEYS", "ADMIN_KEYS", "API_KEY_LIMITS", "SECRET_KEY", "REDIS_URL", 
 KEEP_ALIVE_S = 300
 CPU_KV_CACHE_GIB = 2
 KEY_VARIABLE = "VLLM_API_KEY"
+NO_HOST = "none.invalid"  # an empty list of hosts would allow all
 CACHE_VARIABLE = "VLLM_CACHE_ROOT"
-_NOT_COMPILED = ("--uds", "--host", "--port", "--otlp-traces-endpoint")
+_NOT_COMPILED = ("--uds", "--host", "--port", "--otlp-traces-endpoint", "--allowed-media-domains")
 # What would not do after `--`: the agent would ask elsewhere, or a process list would show the key.
 _SETTINGS_INSTEAD = {
     "--host": "--engine-host",
@@ -88,6 +89,7 @@ def engine_spec(
         "--disable-uvicorn-access-log",
         *(["--enable-per-request-metrics"] if settings.engine_timings else []),
         *_from_settings(settings),
+        *_media_hosts(settings.media_hosts),
         *(["--otlp-traces-endpoint", settings.traces_url] if settings.traces_url is not None else []),
         *model_args,
         *([] if devices else ["--enforce-eager"]),
@@ -155,6 +157,13 @@ def _from_settings(settings: Settings) -> list[str]:
     return [part for flag, value in named.items() if value is not None for part in (flag, str(value))]
 
 
+def _media_hosts(hosts: Sequence[str]) -> list[str]:
+    """Where it may fetch from, a second time: the gateway has looked already. It knows no suffixes."""
+    if any(host.startswith("*") for host in hosts):
+        return []
+    return ["--allowed-media-domains", *(hosts or (NO_HOST,))]
+
+
 def _without(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
     """Our options less those that the user gives too, each with its value."""
     taken = {_flag(part) for part in theirs if part.startswith("--")}
@@ -178,6 +187,7 @@ def _environment(env: Mapping[str, str], devices: Sequence[str]) -> dict[str, st
     kept = {name: value for name, value in env.items() if name not in _OURS and not name.startswith("FOREBAY_")}
     defaults = {
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # to where nobody has allowed
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_COLOR": "0",

@@ -179,6 +179,7 @@ class Gateway:
             await self.ledger.close()
         for replica in self.replicas:
             replica.upstream.close()
+        self.pipeline.close()
         if self.caching.shared is not None:
             await self.caching.shared.close()
         if self.keys is not None:

@@ -1,8 +1,9 @@
 """The response cache's place in the life of a request: asked after the limits, before a place at an engine is taken.
 
 It is asked for the models that the settings name, and where a request says `x-forebay-cache: use`; a request passes it
-by with `x-forebay-cache: bypass` or `cache-control: no-store` (or `no-cache`), and where its answer is drawn anew each
-time. The answer says what came of it: `hit`, `miss` or `bypass`. Of identical requests at once one is generated.
+by with `x-forebay-cache: bypass` or `cache-control: no-store` (or `no-cache`), where its answer is drawn anew each
+time, and where its body is large: taking that apart would hold up others. The answer says what came of it: `hit`,
+`miss` or `bypass`. Of identical requests at once one is generated.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from forebay.policy.cache import Entries, Entry, cache_key
 from forebay.policy.flights import Flights, Seat, Told, Turn
 from forebay.policy.verdict import Lease, Outcome
 from forebay.store.cache_redis import SharedEntries
+from forebay.wire.body import LARGE_BYTES
 from forebay.wire.canonical import canonical
 from forebay.wire.replay import id_of, is_complete, with_id
 
@@ -84,6 +86,8 @@ class Caching:
     def _key(self, exchange: Exchange) -> bytes | None:
         """What exactly is asked; None where the cache is to be passed by."""
         if _asked(exchange) == b"bypass" or _is_private(exchange.headers.get(b"cache-control")):
+            return None
+        if len(exchange.body) > LARGE_BYTES:
             return None
         assert exchange.demand is not None
         assert exchange.principal is not None

@@ -2,13 +2,15 @@
 
 `identify` runs when a request's headers are in, `begin` when its body is, `finish` when it is over, each exactly
 once; whatever ends an exchange ends in `finish`. Only where a policy says that it has to wait does a request become a
-task: an uncontended one costs none. Policies know neither each other nor the exchange; they raise a `Refusal` or return
+task: an uncontended one costs none. A large body is read in a thread, one such body after the other, so that it holds
+up nobody else's request. Policies know neither each other nor the exchange; they raise a `Refusal` or return
 what they decided.
 """
 
 import asyncio
 import os
 from collections.abc import Awaitable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from time import monotonic, time
 from typing import Any, Protocol
@@ -42,7 +44,15 @@ from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tracing import Tracing, pass_on
-from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
+from forebay.wire.body import (
+    LARGE_BYTES,
+    BodyLimits,
+    body_for_engine,
+    most_tokens,
+    prompt_tokens,
+    read_demand,
+    work_tokens,
+)
 from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
@@ -95,6 +105,7 @@ class Pipeline:
         self.draining = False
         self._over = False  # the drain's time, that is
         self._ids = RequestIds(os.urandom)
+        self._large = ThreadPoolExecutor(1, "large-bodies")
 
     def identify(self, exchange: Exchange) -> None:
         """Who is calling, and may they send a body at all? Raises `Refusal`; needs the headers only."""
@@ -167,6 +178,9 @@ class Pipeline:
             exchange.steps.append((now, "identified"))
         if exchange.route.response_id is not None:
             body, only = self._stored_response(exchange, exchange.route.response_id)
+        elif len(exchange.body) > LARGE_BYTES:
+            body, only = yield asyncio.get_running_loop().run_in_executor(self._large, self._read_body, exchange)
+            now = monotonic()
         else:
             body, only = self._read_body(exchange)
         lease = self.limits.acquire(
@@ -271,6 +285,10 @@ class Pipeline:
             None  # no cycle of references is left for the garbage collector to find
         )
         exchange.client.exchange_over(exchange)
+
+    def close(self) -> None:
+        """Let the thread for large bodies go; nothing runs any more."""
+        self._large.shutdown(wait=False, cancel_futures=True)
 
     def sweep(self, now: float) -> None:
         """Find the answers that have stopped coming, and who has waited for too long; called a few times a second."""

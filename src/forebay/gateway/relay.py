@@ -28,7 +28,7 @@ from forebay.wire.sse import (
     is_only_comments,
 )
 from forebay.wire.transcript import Transcript
-from forebay.wire.usage import Answer, is_aborted, read_answer, read_event, usage_of
+from forebay.wire.usage import Answer, is_aborted, read_answer, read_event, tokens_in, usage_of
 
 _ERROR_STARTS = (b'data: {"error"', b"event: error", b'data: {"object":"error"')
 _ABORTED = BadGateway("The engine gave the request up.", code="engine_aborted", retry_after_s=1)
@@ -54,6 +54,9 @@ class Relay(Sending):
         content_type = headers.get(b"content-type", b"")
         self._json = content_type.startswith(b"application/json")
         if status == 200 and content_type.startswith(b"text/event-stream"):
+            if self._wants_stream() is False and self._connection is not None:
+                self._connection.fail("invalid", "answered with a stream that nobody asked for")
+                return
             self._splitter = EventSplitter(self._pipeline.relay_limits.max_event_bytes)
             if self._continuation is not None:
                 self._exchange.resumes += 1
@@ -61,6 +64,11 @@ class Relay(Sending):
                 self._transcript = Transcript(chat=self._exchange.route.chat)
         if self._paused and self._connection is not None:
             self._connection.pause()
+
+    def _wants_stream(self) -> bool | None:
+        """Whether the answer has to be a stream; None where that cannot be told."""
+        demand = self._exchange.demand
+        return None if demand is None else demand.stream and self._exchange.route.stream_ends != ()
 
     def block(self, data: bytes, now: float) -> None:
         self._progress_at = now
@@ -95,6 +103,8 @@ class Relay(Sending):
     def _pass_on(self, events: bytes, now: float) -> None:
         """Send a block of whole events on; look inside where it may say something that concerns us."""
         exchange = self._exchange
+        if not events.isascii():
+            events = _valid_utf8(events)
         if self._continuation is not None:
             events = self._continuation.translate(events)
             if self._resumes and events:
@@ -104,8 +114,6 @@ class Relay(Sending):
             events = self._transcript.take(events)
         if not self._streaming and is_only_comments(events):
             return
-        if not events.isascii():
-            events = _valid_utf8(events)
         if b'"usage":' in events or b'"abort"' in events:
             events = self._read_events(events)
         if b"error" in events and any(has_line_starting(events, start) for start in _ERROR_STARTS):
@@ -134,6 +142,9 @@ class Relay(Sending):
         kept = []
         for told in events_in(block):
             event = told
+            if b'"usage":' not in event and b'"abort"' not in event:
+                kept.append(event)
+                continue
             if timings.MARK in event:
                 data = data_of(event)
                 event = event.replace(data, self._without_timings(data))
@@ -195,21 +206,30 @@ class Relay(Sending):
     # Whole answers
     def _answer_whole(self, body: bytes, now: float) -> None:
         exchange = self._exchange
+        if not body.isascii():
+            body = _valid_utf8(body)
         if self._status != 200:
             refusal = refusal_from_engine(self._status, body)
             self._let_go("failed" if refusal.status >= RETRIED_FROM_STATUS else "answered", now)
             self._told(refusal, now)
             return
-        answer = read_answer(body) if self._json and not self._streaming else None
-        if answer is None or is_aborted(answer):
+        answer = read_answer(body) if self._json and not self._wants_stream() else None
+        if answer is not None and answer.error is not None and exchange.route.dialect is not Dialect.RESPONSES:
+            self._let_go("failed", now)
+            self._told(refusal_from_engine(500, body), now)
+            return
+        if answer is None or is_aborted(answer) or (exchange.route.usage_on_request and answer.choices is None):
             self._let_go("failed", now)
             no_json = BadGateway("The engine's answer is not the JSON it should be.", retry_after_s=1)
-            self._answered_badly(_ABORTED if answer else no_json, now, lost=answer is not None)
+            aborted = answer is not None and is_aborted(answer)
+            self._answered_badly(_ABORTED if aborted else no_json, now, lost=aborted)
             return
         self._let_go("answered", now)
         if answer.metrics:
             body = self._without_timings(body)
         exchange.usage = usage_of(answer)
+        if exchange.usage is None and exchange.route.stream_ends:
+            exchange.events_out = tokens_in(body)
         if exchange.route.stores:
             self._record_owner(answer.id)
         if exchange.recording is not None:

@@ -60,6 +60,12 @@ class Tuning:
                 max_output_tokens=settings.max_output_tokens,
                 max_json_depth=settings.max_json_depth,
                 max_json_parts=settings.max_json_parts,
+                max_prompts=settings.max_prompts,
+                max_inputs=settings.max_inputs,
+                max_tools=settings.max_tools,
+                max_schema_bytes=settings.max_schema_bytes,
+                max_grammar_bytes=settings.max_grammar_bytes,
+                media_hosts=frozenset(settings.media_hosts),
             ),
             relay_limits=RelayLimits(
                 request_timeout_s=settings.request_timeout_s,

@@ -45,7 +45,7 @@ async def learn_models(replica: Replica, timeout_s: float) -> None:
         raise Failure("invalid", f"/v1/models answered {status}")
     try:
         cards = _models_decoder.decode(body).data
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Failure("invalid", "/v1/models is not a list of models") from None
     replica.models = {
         card.id: {"id": card.id, **({"max_model_len": card.max_model_len} if card.max_model_len else {})}

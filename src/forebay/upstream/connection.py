@@ -21,6 +21,7 @@ from forebay.wire.known_head import KnownHead
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_INTERIM_ANSWERS = 8
+MAX_BARREN_BYTES = 64 * 1024  # of chunk extensions and trailers, while nothing of the body comes
 
 
 class Reader(Protocol):
@@ -48,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._interim = 0
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = self._head_fed = 0
+        self._head_bytes = self._head_fed = self._barren_bytes = 0
         self._head_ready = self._head_done = False
         self._blocks: list[bytes] = []
         self._complete = self._keep_alive = False
@@ -124,7 +125,8 @@ class Connection(asyncio.Protocol):
         assert reader is not None
         self._status = 200
         reader.head(200, known.read, now)
-        reader.block(body, now)
+        if self._reader is not None:
+            reader.block(body, now)
         if self._reader is not None:
             self._keep_alive = True
             self._finish(now)
@@ -148,7 +150,13 @@ class Connection(asyncio.Protocol):
             if self._head_fed > MAX_HEAD_BYTES:
                 self.fail("invalid", "answer's header section is too large")
                 return
-        if self._blocks and self._reader is not None:
+        if not self._blocks:
+            self._barren_bytes += len(data)
+            if self._barren_bytes > MAX_BARREN_BYTES and not self._complete:
+                self.fail("invalid", "answer has too much beside its body")
+                return
+        elif self._reader is not None:
+            self._barren_bytes = 0
             blocks, self._blocks = self._blocks, []
             self._reader.block(blocks[0] if len(blocks) == 1 else b"".join(blocks), now)
         if self._complete and self._reader is not None:
@@ -178,7 +186,7 @@ class Connection(asyncio.Protocol):
     def _clear_answer(self) -> None:
         self._status = 0
         self._headers = {}
-        self._head_bytes = self._head_fed = 0
+        self._head_bytes = self._head_fed = self._barren_bytes = 0
         self._head_ready = self._head_done = False
         self._blocks = []
         self._complete = self._keep_alive = False

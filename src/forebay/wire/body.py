@@ -5,12 +5,14 @@ byte unless the model has another name at the engine, or the gateway needs to as
 the caller did not ask for; then only those fields change.
 
 Refused here, because nothing behind us bounds them: JSON that is none, too deep or of too many parts, more answers,
-log-probabilities or tokens than allowed, and the fields by which a caller would steer the engine itself (its scheduler,
+prompts, log-probabilities or tokens than allowed, more tools, schemas and patterns (`structure.py`), addresses that an
+engine would fetch from (`media.py`), and the fields by which a caller would steer the engine itself (its scheduler,
 its caches, its ids). Refused too, because two readers could take it for two requests: a name that comes twice, at the
 top or in `stream_options`, and a number for sampling that no float can hold. Names and numbers deeper than that are
 the engine's to judge: it reads the last of two as we would, and answers 400 to numbers that are too large for it.
 """
 
+import codecs
 import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +22,11 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import astuple
 
 from forebay.refusals import BadRequest, InvalidJSON
-from forebay.wire.shape import check_parts, has_doubled_name, members_of
+from forebay.wire.media import Prompts, check_media, may_name_any
+from forebay.wire.shape import check_parts, has_doubled_name, members_of, slices, texts_in
+from forebay.wire.structure import check_structure
+
+LARGE_BYTES = 256 * 1024  # what a larger body is made of is counted before anything is made of it
 
 _FIELD_IN_MESSAGE = re.compile(r"`\$\.([A-Za-z_]+)")
 
@@ -90,6 +96,7 @@ class _Body(_Usual):
     guided_choice: Raw | UnsetType = UNSET
     guided_grammar: Raw | UnsetType = UNSET
     echo: Raw | UnsetType = UNSET
+    text: Raw | UnsetType = UNSET
     use_beam_search: Raw | UnsetType = UNSET
     return_token_ids: Raw | UnsetType = UNSET
     prompt_embeds: Raw | UnsetType = UNSET
@@ -98,6 +105,7 @@ class _Body(_Usual):
 _FIELDS = _Body.__struct_fields__
 _ENGINE_ONLY = _FIELDS[_FIELDS.index("priority") : _FIELDS.index("tools")]
 _BEYOND_TEXT = _FIELDS[_FIELDS.index("tools") :]
+_STRUCTURE = (*_BEYOND_TEXT[: _BEYOND_TEXT.index("echo")], "text")
 _NONE_OF_IT = frozenset({b"null", b"false", b"[]", b'{"type":"text"}', b'{"type": "text"}'})
 _PROMPT_TOKENS_AT_MOST = 32_768
 _TOKENS_NOT_SAID = 256
@@ -106,7 +114,8 @@ _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_t
 _USUAL_COUNT = len(_Usual.__struct_fields__)
 _usual_decoder = msgspec.json.Decoder(_Usual)
 _decoder = msgspec.json.Decoder(_Body)
-_Fields = TypeVar("_Fields", bound=_Usual)
+_prompts_decoder = msgspec.json.Decoder(Prompts)
+_Fields = TypeVar("_Fields", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,12 @@ class BodyLimits:
     max_output_tokens: int
     max_json_depth: int
     max_json_parts: int
+    max_prompts: int = 128
+    max_inputs: int = 2048
+    max_tools: int = 128
+    max_schema_bytes: int = 256 * 1024
+    max_grammar_bytes: int = 8192
+    media_hosts: frozenset[str] = frozenset()
 
 
 class Demand(msgspec.Struct):
@@ -139,12 +154,19 @@ class Demand(msgspec.Struct):
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     """Read a request's body. Raises `InvalidJSON` or `BadRequest` with the offending parameter."""
+    most_deep, large = limits.max_json_depth, len(body) > LARGE_BYTES
+    if large:
+        check_parts(body, most_deep, limits.max_json_parts)
     fields = _decoded(_usual_decoder, body, limits)
     if not body.isascii():
         _check_utf8(body)
-    colons, arrays, most_deep = body.count(b":"), body.count(b"["), limits.max_json_depth
+    colons, arrays = body.count(b":"), body.count(b"[")
     # An object within another is behind a colon: most bodies are too short of them, and of arrays, to be deep.
-    if (colons + arrays >= most_deep or len(body) > limits.max_json_parts) and arrays + body.count(b"{") > most_deep:
+    if (
+        (colons + arrays >= most_deep or len(body) > limits.max_json_parts)
+        and not large
+        and arrays + body.count(b"{") > most_deep
+    ):
         check_parts(body, most_deep, limits.max_json_parts)
     most, most_of_chat = fields.max_tokens, fields.max_completion_tokens
     if most is not None and not 0 <= most <= limits.max_output_tokens:
@@ -156,17 +178,30 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     demand = Demand(fields.model, stream, wants_usage, options is not None, stream, most_of_chat or most)
     if not _is_all_of(fields, colons):
         _read_seldom(body, limits, demand)
-    if fields.prompt is not _ABSENT and (prompts := _prompts(bytes(fields.prompt))) > 1:
+    if fields.prompt is not _ABSENT or fields.input is not _ABSENT:
+        _count_prompts(fields, limits, demand)
+    if may_name_any(body):
+        check_media(_decoded(_prompts_decoder, body, limits), limits.media_hosts)
+    return demand
+
+
+def _count_prompts(fields: _Usual, limits: BodyLimits, demand: Demand) -> None:
+    """Take in that there may be several. Raises `BadRequest`."""
+    if (prompts := _prompts(bytes(fields.prompt))) > 1:
         demand.n *= prompts  # each has as many answers
         demand.resumable = False
-    return demand
+        if demand.n > limits.max_prompts:
+            raise BadRequest(f"A request may ask for at most {limits.max_prompts} answers in all.", param="prompt")
+    if _prompts(bytes(fields.input)) > limits.max_inputs:
+        raise BadRequest(f"'input' may have at most {limits.max_inputs} entries.", param="input")
 
 
 def _prompts(prompt: bytes) -> int:
     """How many prompts a request for completions brings: a list of texts or of lists of token ids is several."""
-    if prompt[:1] != b"[" or prompt[1:].lstrip()[:1] not in (b'"', b"["):
-        return 1
-    return len(msgspec.json.decode(prompt, type=list[Raw]))
+    first = prompt[1:].lstrip()[:1] if prompt[:1] == b"[" else b""
+    if first == b'"':
+        return texts_in(prompt)
+    return prompt.count(b"[") - 1 if first == b"[" else 1
 
 
 def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: BodyLimits) -> "_Fields":
@@ -177,6 +212,9 @@ def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: Body
         raise _wrong_type(str(wrong)) from None
     except msgspec.DecodeError as wrong:
         raise InvalidJSON(f"The body is not valid JSON: {_where(wrong)}.") from None
+    except UnicodeDecodeError:  # of a text that is made; those that are not are looked at later
+        _check_utf8(body)
+        raise InvalidJSON("The body is not valid UTF-8.") from None
     except RecursionError:
         raise InvalidJSON(f"The body is nested deeper than {limits.max_json_depth} levels.") from None
 
@@ -286,6 +324,14 @@ def _check_caps(fields: _Body, limits: BodyLimits) -> None:
             value = getattr(fields, name)
             if value is not None and value is not True and not least <= value <= most:
                 raise _out_of_range(name, least, most)
+    said = {name: value for name in _STRUCTURE if (value := getattr(fields, name)) is not UNSET}
+    if said:
+        check_structure(
+            said,
+            max_tools=limits.max_tools,
+            max_schema_bytes=limits.max_schema_bytes,
+            max_grammar_bytes=limits.max_grammar_bytes,
+        )
     if isinstance(fields.stop, list) and len(fields.stop) > limits.max_stop:
         raise BadRequest(f"'stop' may have at most {limits.max_stop} sequences.", param="stop")
 
@@ -309,7 +355,12 @@ def _where(wrong: msgspec.DecodeError) -> str:
 
 
 def _check_utf8(body: bytes) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    at = 0
     try:
-        body.decode("utf-8")
+        for piece in slices(body):
+            decoder.decode(piece)
+            at += len(piece) - len(decoder.getstate()[0])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError as wrong:
-        raise InvalidJSON(f"The body is not valid UTF-8 (byte {wrong.start}).") from None
+        raise InvalidJSON(f"The body is not valid UTF-8 (byte {at + wrong.start}).") from None

@@ -1,9 +1,11 @@
-"""The shape of a JSON text that a decoder has taken: how deep it is, of how many parts, and whether a name comes twice.
+"""The shape of a JSON text: how deep it is, of how many parts, and whether a name comes twice.
 
 Decoders do not tell any of it, and walking through the text in Python would cost more than all else that is done for a
-request. So the text is counted instead: strings are cut out, and what is left are brackets, colons and commas.
+request. So the text is counted instead: strings are cut out, and what is left are brackets, colons and commas. That is
+done slice by slice, so that a long text is given up early, and a thread that counts lets others run in between.
 """
 
+from collections.abc import Iterator
 from itertools import accumulate
 
 import msgspec
@@ -11,22 +13,62 @@ from msgspec import Raw
 
 from forebay.refusals import InvalidJSON
 
-TEXTS_PER_PART = 50  # a part (an object, an array) with more texts than this on average is taken for an attack
+# A part is an object or an array; with more than this on average a text is taken for an attack.
+TEXTS_PER_PART = 10
+VALUES_PER_PART = 100
+MOST_BARE_BYTES = 8 * 1024 * 1024  # outside of texts; decoders are slow there,
+MOST_ESCAPES = 4 * 1024 * 1024  # and at these
+_SLICE_BYTES = 256 * 1024
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down, one up
 _members = msgspec.json.Decoder(dict[str, Raw])
 
 
 def check_parts(text: bytes, most_deep: int, most_parts: int) -> None:
-    """Refuse a text that nests too deeply or has too many objects and arrays. Raises `InvalidJSON`."""
-    bare = text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
-    if bare.count(b'"') > 2 * TEXTS_PER_PART * most_parts:
-        raise InvalidJSON(f"The body has more than {TEXTS_PER_PART * most_parts} texts.")
-    brackets = b"".join(bare.split(b'"')[::2]).translate(_STEPS, _OTHERS)
-    if len(brackets) > 2 * most_parts:
-        raise InvalidJSON(f"The body has more than {most_parts} objects and arrays.")
-    if max(accumulate(memoryview(brackets).cast("b"))) > most_deep:
-        raise InvalidJSON(f"The body is nested deeper than {most_deep} levels.")
+    """Refuse a text that nests too deeply or has too many objects, arrays, texts or values. Raises `InvalidJSON`."""
+    inside = texts = values = brackets = bare_bytes = level = escapes = 0
+    for piece in slices(text):
+        escapes += piece.count(b"\\")
+        strings = _without_escapes(piece).split(b'"')
+        bare = b"".join(strings[inside::2])
+        inside = (inside + len(strings) - 1) % 2
+        steps = bare.translate(_STEPS, _OTHERS)
+        texts += len(strings) - 1
+        values += bare.count(b",")
+        brackets += len(steps)
+        bare_bytes += len(bare)
+        _refuse_above(2 * most_parts, brackets, f"{most_parts} objects and arrays")
+        _refuse_above(2 * TEXTS_PER_PART * most_parts, texts, f"{TEXTS_PER_PART * most_parts} texts")
+        _refuse_above(VALUES_PER_PART * most_parts, values, f"{VALUES_PER_PART * most_parts} values")
+        _refuse_above(MOST_BARE_BYTES, bare_bytes, f"{MOST_BARE_BYTES} bytes outside of texts")
+        _refuse_above(MOST_ESCAPES, escapes, f"{MOST_ESCAPES} escapes")
+        if steps:
+            levels = memoryview(steps).cast("b")
+            if max(accumulate(levels, initial=level)) > most_deep:
+                raise InvalidJSON(f"The body is nested deeper than {most_deep} levels.")
+            level += sum(levels)
+
+
+def slices(text: bytes) -> Iterator[bytes]:
+    """A text piece by piece, none of which ends within an escape."""
+    at = 0
+    while at < len(text):
+        piece = text[at : at + _SLICE_BYTES]
+        if piece.endswith(b"\\") and at + len(piece) < len(text) and (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            piece = piece[:-1]
+        at += len(piece)
+        yield piece
+
+
+def texts_in(text: bytes) -> int:
+    """How many texts there are."""
+    return sum(_without_escapes(piece).count(b'"') for piece in slices(text)) // 2
+
+
+def longest_text(text: bytes) -> int:
+    """No text in it has more bytes than this."""
+    even = text.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
+    return max(map(len, even.split(b'"')))
 
 
 def members_of(text: bytes | Raw) -> dict[str, Raw]:
@@ -40,5 +82,14 @@ def has_doubled_name(text: bytes | Raw) -> bool:
     Each member brings a colon, and those of its name and value: colons beyond these are of a member that was dropped.
     """
     members = members_of(text)
-    values = b"".join(map(bytes, members.values()))
-    return bytes(text).count(b":") > len(members) + "".join(members).count(":") + values.count(b":")
+    colons = sum(bytes(value).count(b":") for value in members.values())
+    return bytes(text).count(b":") > len(members) + "".join(members).count(":") + colons
+
+
+def _without_escapes(piece: bytes) -> bytes:
+    return piece.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in piece else piece
+
+
+def _refuse_above(most: int, count: int, what: str) -> None:
+    if count > most:
+        raise InvalidJSON(f"The body has more than {what}.")

@@ -4,7 +4,10 @@
 needs to look inside does `events_in` take a block apart.
 """
 
+import re
 from collections.abc import Iterator
+
+_EVENT_END = re.compile(rb"\n\r?\n")
 
 
 class EventTooLarge(Exception):
@@ -47,12 +50,11 @@ class EventSplitter:
 def events_in(block: bytes) -> Iterator[bytes]:
     """The whole events of a block, each with its closing empty line, joined again equal to the block."""
     start = 0
-    while start < len(block):
-        lf, crlf = block.find(b"\n\n", start), block.find(b"\n\r\n", start)
-        ends = [at for at in (lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0) if at]
-        end = min(ends, default=len(block))
-        yield block[start:end]
-        start = end
+    for end in _EVENT_END.finditer(block):
+        yield block[start : end.end()]
+        start = end.end()
+    if start < len(block):
+        yield block[start:]
 
 
 def data_of(event: bytes) -> bytes:

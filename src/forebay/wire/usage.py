@@ -6,6 +6,8 @@ import msgspec
 
 from forebay.wire.sse import data_of
 
+BYTES_PER_TOKEN = 4
+
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
@@ -40,7 +42,21 @@ class Answer(msgspec.Struct):
     choices: list[_Choice] | None = None
     message: _Inner | None = None
     response: _Inner | None = None
+    error: Any = None
     metrics: Any = None  # timings of the engine's, where it tells them (`timings.py`)
+
+
+class _Text(msgspec.Struct):
+    content: str | None = None
+    text: str | None = None
+    message: "_Text | None" = None
+
+
+class _Texts(msgspec.Struct):
+    """The texts of a whole answer, as completions, chats and Anthropic's messages have them."""
+
+    choices: list[_Text] = []
+    content: list[_Text] = []
 
 
 class Usage(msgspec.Struct):
@@ -53,6 +69,7 @@ class Usage(msgspec.Struct):
 
 # A chat answer's `message` inside `choices` is no `_Inner`; only top-level ones are read, so decoding stays shallow.
 _decoder = msgspec.json.Decoder(Answer)
+_texts_decoder = msgspec.json.Decoder(_Texts)
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -89,6 +106,16 @@ def usage_of(answer: Answer) -> Usage | None:
     )
 
 
+def tokens_in(body: bytes) -> int:
+    """About how many tokens a whole answer took, at least 1, for where the engine does not tell."""
+    try:
+        texts = _texts_decoder.decode(body)
+    except msgspec.DecodeError:  # of another form than known
+        return max(len(body) // BYTES_PER_TOKEN, 1)
+    said = ((one.message or one) for one in (*texts.choices, *texts.content))
+    return max(sum(len((one.content or one.text or "").encode()) for one in said) // BYTES_PER_TOKEN, 1)
+
+
 def is_aborted(answer: Answer) -> bool:
     """Whether the engine gave the request up: it says so inside an answer of status 200."""
     for choice in answer.choices or ():  # noqa: SIM110 (a generator costs three times as much, and every answer passes)
@@ -103,4 +130,4 @@ def _read_loosely(body: bytes) -> Answer | None:
         _raw_decoder.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return Answer()
+    return Answer(choices=[])

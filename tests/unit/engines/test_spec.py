@@ -42,6 +42,19 @@ def test_the_engine_s_spans_go_where_the_gateway_s_do() -> None:
     assert cache_key("m", "1", traced) == cache_key("m", "1", traced[:2]), "what was compiled is good for both"
 
 
+def test_an_engine_fetches_from_no_host_that_is_not_allowed() -> None:
+    """C14: the gateway looks first; this holds for whoever reaches the engine past it."""
+    assert value_of(a_spec(), "--allowed-media-domains") == "none.invalid"
+    named = a_spec(media_hosts=("a.test", "b.test"))
+    at = named.argv.index("--allowed-media-domains")
+    assert named.argv[at + 1 : at + 3] == ("a.test", "b.test")
+    assert "--allowed-media-domains" not in a_spec(media_hosts=("*.b.test",)).argv, "vLLM knows no suffixes"
+    assert a_spec().env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    own = a_spec("--allowed-media-domains", "c.test", env={"VLLM_MEDIA_URL_ALLOW_REDIRECTS": "1"})
+    assert own.argv.count("--allowed-media-domains") == 1
+    assert own.env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "1"
+
+
 def test_engines_tell_timings_where_that_is_asked() -> None:
     assert "--enable-per-request-metrics" not in a_spec().argv
     assert "--enable-per-request-metrics" in a_spec(engine_timings=True).argv

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.refusals import BadRequest, InvalidJSON
+from forebay.wire import shape
 from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, read_demand, work_tokens
 from forebay.wire.shape import check_parts
 
+SLICE_BYTES = shape._SLICE_BYTES
 LIMITS = BodyLimits(
     max_n=8, max_logprobs=20, max_stop=4, max_output_tokens=10**6, max_json_depth=64, max_json_parts=1000
 )
@@ -177,7 +179,7 @@ def test_depth_and_parts_are_those_of_the_text(value: Any) -> None:
 
 
 def test_the_parts_of_a_body_are_bounded() -> None:
-    demand_of(prompt=[[1] * 50] * 998)
+    demand_of(x=[[1] * 50] * 998)
     for value in ([[1]] * 1000, {str(number): {} for number in range(1000)}, [{}] * 1000, [""] * 60_000 + [[]] * 70):
         with pytest.raises(InvalidJSON, match="more than"):
             demand_of(prompt=value)
@@ -226,3 +228,32 @@ def test_null_stream_options_are_none() -> None:
 def test_work_is_the_prompt_and_what_may_be_generated(fields: dict[str, Any], body_bytes: int, tokens: int) -> None:
     assert work_tokens(demand_of(**fields), body_bytes) == tokens
     assert work_tokens(demand_of(**fields), body_bytes, generates=False) == min(body_bytes // 4, 32_768)
+
+
+@given(
+    st.lists(st.sampled_from([b"\\\\", b'\\"', b"[", b"}", b"x", b"\\n", b":", b","]), max_size=40),
+    st.integers(1, 9),
+)
+def test_a_text_is_counted_the_same_in_slices(pieces: list[bytes], size: int) -> None:
+    """Whatever a slice begins or ends with, an escape too."""
+    text = b'{"x":["' + b"".join(pieces) + b'",[1,2],"y"]}'
+    shape._SLICE_BYTES = size + 1
+    try:
+        assert b"".join(shape.slices(text)) == text
+        assert shape.texts_in(text) == 3
+        check_parts(text, 3, 3)
+        with pytest.raises(InvalidJSON, match="deeper"):
+            check_parts(text, 2, 3)
+        with pytest.raises(InvalidJSON, match="more than"):
+            check_parts(text, 3, 2)
+    finally:
+        shape._SLICE_BYTES = SLICE_BYTES
+
+
+@pytest.mark.parametrize("at", [0, 5, SLICE_BYTES - 1, SLICE_BYTES, SLICE_BYTES + 1, 2 * SLICE_BYTES])
+def test_a_long_body_is_utf_8_to_its_last_slice(at: int) -> None:
+    text = "é".encode() * (SLICE_BYTES + 10)
+    read_demand(b'{"model":"m","prompt":"' + text + b'"}', LIMITS)
+    opening = b'{"model":"m","prompt":"' + b"x" * at
+    with pytest.raises(InvalidJSON, match=rf"UTF-8 \(byte {len(opening)}\)"):
+        read_demand(opening + b"\xff" + text + b'"}', LIMITS)

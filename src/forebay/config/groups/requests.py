@@ -2,7 +2,10 @@
 
 from functools import partial
 
-from forebay.config.groups.group import Group, declare
+from pydantic import field_validator
+
+from forebay.config.groups.group import ALL, MIB, Group, declare
+from forebay.wire.media import is_host_rule
 
 setting = partial(declare, group="requests")
 
@@ -26,3 +29,32 @@ class RequestSettings(Group):
         le=10**12,
         hot=True,
     )
+    max_prompts: int = setting(
+        128, "Most answers to all prompts of one completion request together.", ge=1, le=100_000, hot=True
+    )
+    max_inputs: int = setting(2048, "Most texts to embed in one request.", ge=1, le=100_000, hot=True)
+    max_tools: int = setting(128, "Most tools or functions in a request.", ge=0, le=10_000, hot=True)
+    max_schema_bytes: int = setting(
+        MIB // 4,
+        "Largest tools, response_format or other schema of an answer, bytes; engines compile it.",
+        ge=1024,
+        le=32 * MIB,
+        hot=True,
+    )
+    max_grammar_bytes: int = setting(
+        8192, "Longest pattern (regular expression) or grammar of an answer, characters.", ge=16, le=MIB, hot=True
+    )
+    media_hosts: tuple[str, ...] = setting(
+        (),
+        "Hosts that engines may fetch pictures, sounds and films from, as images.example.com or *.example.com; "
+        "data: URLs are always taken. A change needs the engines that Forebay runs to be started again.",
+        roles=ALL,
+    )
+
+    @field_validator("media_hosts")
+    @classmethod
+    def _refuse_no_host(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not is_host_rule(host):
+                raise ValueError("an entry is a host's name in small letters, or *. and a domain of two names or more")
+        return hosts
