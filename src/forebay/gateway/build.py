@@ -5,8 +5,10 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
+from forebay.background import Background
 from forebay.config.settings import Settings
 from forebay.gateway.batching import Batching
 from forebay.gateway.caching import Caching
@@ -82,8 +84,9 @@ class Gateway:
         self.tracing = open_tracing(settings)
         self.recorder = make_recorder(settings, self.metrics, writer, tally, self.tracing)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights, settings.standby_models)
+        self.background = Background()
         self.membership = Membership(
-            self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
+            self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self.background.start
         )
         self.engines: list[EngineView] = []
         self.rollout: RolloutView | None = None  # set by who owns engines
@@ -126,7 +129,6 @@ class Gateway:
         self.default_headers: list[tuple[bytes, bytes]] = []
         self._ids = RequestIds(os.urandom)
         self._cors = lines_by_origin(settings.cors_origins)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._told_of_forgetting = False
         self._writer = writer
         watch_figures(self, writer)
@@ -138,32 +140,33 @@ class Gateway:
     def start(self, connections: set[Any]) -> None:
         """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
+        run = self.background.start
         self.local_limits.turn(*day_and_month(time.time()))
         if self.shared_limits is not None:
-            self._spawn(self.shared_limits.run())
+            run("shared limits", self.shared_limits.run)
         elif self.seeded_limits is not None:
-            self._spawn(self.seeded_limits.run())
+            run("budgets", self.seeded_limits.run)
         elif self.settings.has_budgets:
             self.tell_of_forgetting()
         if self.ledger is not None:
             self.ledger.start()
-            self._spawn(self.ledger.run())
-        self._spawn(keep_time(self))
-        self._spawn(watch_lag(self.metrics))
+            run("usage ledger", self.ledger.run)
+        run("time", partial(keep_time, self))
+        run("loop lag", partial(watch_lag, self.metrics))
         self.gpus.start()
         if self.reloading is not None:
-            self._spawn(self.reloading.watch())
-        self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
+            run("settings file", self.reloading.watch)
+        run("stalls", StallWatch(self.pipeline.running, self.on_stall).run)
         self.membership.follow()
         if self.keys is not None:
             self.keys.begin()
-            self._spawn(self.keys.follow())
+            run("keys", self.keys.follow)
         if self.tokens is not None:
-            self._spawn(self.tokens.follow())
+            run("token key set", self.tokens.follow)
         if self.turns is not None:
-            self._spawn(self.turns.run())
+            run("conversations", self.turns.run)
         if self.batching is not None and self.settings.batch_concurrency:
-            self._spawn(self.batching.run())
+            run("batches", self.batching.run)
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
@@ -172,9 +175,7 @@ class Gateway:
             await self.batching.close()
         if self.shared_limits is not None:
             await self.shared_limits.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.background.stop()
         if self.ledger is not None:
             await self.ledger.close()
         for replica in self.replicas:
@@ -271,14 +272,3 @@ class Gateway:
             idle_probe_s=self.settings.idle_probe_s,
             on_change=lambda _: self.replicas.refresh(),
         )
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("background task failed", exc_info=task.exception())

@@ -29,6 +29,7 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
         metric.CONFIG_LAST_RELOAD_SUCCESSFUL,
         lambda: [((), gateway.reloading is None or not gateway.reloading.why)],
     )
+    metrics.watch(metric.BACKGROUND_FAILURES, lambda: [((task,), n) for task, n in gateway.background.failures.items()])
     metrics.watch(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
     if (tracing := gateway.tracing) is not None:
         metrics.watch(metric.TRACE_SPANS, lambda: [((result,), n) for result, n in tracing.sink.counts.items()])

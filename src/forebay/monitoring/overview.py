@@ -274,6 +274,13 @@ PROCESS = Row(
             width=6,
         ),
         Panel(
+            "Background tasks that failed",
+            "Each is started again; the log says what went wrong.",
+            "ops",
+            one(SEEN.rate(m.BACKGROUND_FAILURES, by=("instance", "task")), "{{instance}} {{task}}"),
+            width=6,
+        ),
+        Panel(
             "Trace spans",
             "Spans of traced requests, by what became of them; none where tracing is off.",
             "ops",

@@ -311,6 +311,12 @@ LOOP_LAG = Metric(
     (),
     LAG_S,
 )
+BACKGROUND_FAILURES = Metric(
+    "forebay_background_failures_total",
+    "counter",
+    "Times a task in the background failed, and was started again: a fault of Forebay's own, of which the log tells.",
+    ("task",),
+)
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )

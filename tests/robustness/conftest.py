@@ -1,0 +1,5 @@
+"""The fixtures of `tests/gateway`."""
+
+from tests.gateway.conftest import pytest_asyncio_loop_factories, start_gateway
+
+__all__ = ["pytest_asyncio_loop_factories", "start_gateway"]
