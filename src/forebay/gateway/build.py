@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from forebay.background import Background
 from forebay.config.settings import Settings
+from forebay.descriptors import most_callers
 from forebay.gateway.batching import Batching
 from forebay.gateway.caching import Caching
 from forebay.gateway.cors import lines_by_origin
@@ -55,6 +56,9 @@ from forebay.telemetry.redaction import secrets_of
 from forebay.telemetry.tracing import open_tracing
 from forebay.wire.forwarded import Proxies
 from forebay.wire.headers import RequestIds, accepted_request_id
+
+if TYPE_CHECKING:
+    from forebay.gateway.server import ClientConnection
 
 log = logging.getLogger("forebay.gateway")
 
@@ -122,6 +126,8 @@ class Gateway:
         self.gpus = GpuWatch(settings.gpu_interval_s)
         self.connections: set[Any] = set()
         self.watchers: set[Any] = set()  # connections to the metrics port
+        self.most_callers = most_callers()
+        self.spare: dict[ClientConnection, None] = {}  # connections beyond what callers may have; oldest first
         self.proxies = Proxies(settings.trusted_proxies)
         self.outbox = Outbox()  # of all client connections
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from uvicorn.server import ServerState
 
+from forebay.descriptors import SPARE
 from forebay.gateway.app import make_metrics_app
 from forebay.gateway.routes import Route
 from forebay.gateway.server import ClientConnection
@@ -25,6 +26,9 @@ class WatcherConnection(ClientConnection):
     @staticmethod
     def find_route(method: bytes, target: bytes) -> Route | None:
         return None
+
+    def _room(self) -> int:
+        return SPARE
 
 
 class MetricsPort:

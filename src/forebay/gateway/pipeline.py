@@ -388,4 +388,4 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
 
 
 def _stopped() -> Draining:
-    return Draining("The gateway stopped before the answer was complete.", should_retry=True)
+    return Draining("The gateway stopped before the answer was complete.", should_retry=True, retry_after_s=1)

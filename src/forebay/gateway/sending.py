@@ -211,11 +211,14 @@ class Sending(ABC):
             except Refusal as none_to_ask:  # so it was no race: the engine is gone
                 self._go_on(none_to_ask, now, lost=True)
             return
-        self._let_go("failed", now)
+        self._let_go("cancelled" if failure.kind == "local" else "failed", now)
         self._exchange.steps.append((now, "failed", failure.kind, str(failure)[:MOST_DETAIL]))
-        refusal = refusal_from_failure(failure, generated=self._streaming)
-        if failure.kind == "connect" and now < self._wait_until:
-            self._avoid = self._exchange.replica  # the one to take over is not up either: `check` asks another
+        refusal, replica = refusal_from_failure(failure, generated=self._streaming), self._exchange.replica
+        if failure.kind in ("connect", "local") and now < self._wait_until:
+            self._avoid = replica  # the one to take over is not up either: `check` asks another
+        elif failure.kind == "local":  # no other could be reached
+            refusal.facts = {"reason": "descriptors", "replica": replica.name if replica is not None else ""}
+            self._end_badly(refusal, now)
         else:
             gone = failure.kind == "connect" and self._refreshed  # the kept-alive connection had ended for a reason
             self._go_on(refusal, now, lost=gone or is_loss(failure))

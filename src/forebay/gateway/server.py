@@ -25,10 +25,11 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from forebay.descriptors import SPARE
 from forebay.gateway.answering import Answering, Phase
 from forebay.gateway.asgi import make_cycle
 from forebay.gateway.exchange import Exchange, Head
-from forebay.gateway.routes import find_route, takes_file
+from forebay.gateway.routes import find_route, is_for_operators, takes_file
 from forebay.refusals import (
     BodyTooLarge,
     HeadersTooLarge,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 MIN_BODY_BYTES_PER_S = 1024
 LINGER_S = 2.0
 DRAINING_IDLE_S = 1.0
+SPARE_IDLE_S = 2.0
 DRAINED_BODY_BYTES = 64 * 1024  # a refused request's body up to this size is read, so that the connection lives on
 
 
@@ -89,6 +91,7 @@ class ClientConnection(Answering):
         self._more_may_come = True
         self._known: KnownHead[Head] | None = None
         self._forwarded = False  # it is a proxy that is trusted
+        self._spare = False  # it is one more than callers may have
         self._message = b""  # the data being parsed, if a message begins with them
 
     def __repr__(self) -> str:
@@ -98,6 +101,7 @@ class ClientConnection(Answering):
         """Work by other settings from now on."""
         self.limits = settings
         self._known = None  # it was taken by other limits
+        self._most_connections = min(settings.max_connections, self._room())
         self._max_headers = settings.max_headers
         self._show_replica = settings.show_replica != "never"
 
@@ -106,8 +110,8 @@ class ClientConnection(Answering):
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         self._forwarded = self.gateway.proxies.trusts(self.address)
-        if len(self.connections) > self.limits.max_connections:
-            self._answer_raw(Overloaded("Too many connections.", retry_after_s=2))
+        if len(self.connections) > self._most_connections:
+            self._crowded(len(self.connections) - self._most_connections)
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _DEAF or self.parser is None:
@@ -133,6 +137,7 @@ class ClientConnection(Answering):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._phase = _DEAF
+        self.gateway.spare.pop(self, None)
         turns = [self.current, *self._waiting]
         self.current = None
         self._waiting.clear()
@@ -176,10 +181,12 @@ class ClientConnection(Answering):
                     limit = limits.keepalive_timeout_s if self._served else limits.header_timeout_s
                     if self.gateway.pipeline.draining:
                         limit = min(limit, DRAINING_IDLE_S)
+                    if self._spare:
+                        limit = min(limit, SPARE_IDLE_S)
                     if age > limit:
                         self.transport.close()
             case Phase.HEAD:
-                if age > limits.header_timeout_s:
+                if age > (SPARE_IDLE_S if self._spare else limits.header_timeout_s):
                     self._arrived_too_slowly()
             case Phase.BODY:
                 slow = now - self._body_started > limits.body_timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S
@@ -214,6 +221,8 @@ class ClientConnection(Answering):
         fields, self.headers = self.headers, []  # what `on_header` is given from here on are trailers: dropped
         headers = dict(fields)
         route = self.find_route(method, self.url)
+        if self._spare and (route is not None or not is_for_operators(self.url)):
+            raise _too_many()
         if route is None:
             check_line(method, self.url, version)
         elif version != "1.1":
@@ -232,7 +241,7 @@ class ClientConnection(Answering):
         self._since = self._body_started = self._now
         self._body_bytes, self._most_body_bytes = 0, most_body
         self._blocks = []
-        self._more_may_come = version == "1.1" and self.parser.should_keep_alive()
+        self._more_may_come = version == "1.1" and self.parser.should_keep_alive() and not self._spare
         if route is None:
             cycle = self._arriving = self.cycle = make_cycle(
                 self, method, version, fields, address=self.address_of(headers), keep_alive=self._more_may_come
@@ -364,6 +373,24 @@ class ClientConnection(Answering):
             self.flow.resume_reading()
 
     # Trouble
+    def _crowded(self, over: int) -> None:
+        """Callers have all the connections that they may. A few more are taken, in the place of the oldest of those few
+        that is not being answered: whoever watches or administers asks at once, whoever else does is told no."""
+        spare = self.gateway.spare
+        if over > SPARE:
+            oldest = next((one for one in spare if one.current is None), None)
+            if oldest is None:
+                self.transport.abort()
+                return
+            del spare[oldest]
+            oldest.transport.abort()
+        self._spare = True
+        spare[self] = None
+
+    def _room(self) -> int:
+        """How many connections like this one there are file descriptors for."""
+        return self.gateway.most_callers
+
     def _input_failed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
         if self._phase is _DEAF or isinstance(cause, _AnsweredAndClosing):
@@ -416,3 +443,7 @@ class ClientConnection(Answering):
             self._unread_since, self._unread_bytes = now, unread
         else:
             self.transport.abort()
+
+
+def _too_many() -> Overloaded:
+    return Overloaded("There are as many connections as may be. Try again shortly.", retry_after_s=2)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from forebay.descriptors import OURS
 from forebay.outbox import Outbox
 from forebay.upstream.connection import Connection, Reader
 
@@ -130,7 +131,8 @@ class UpstreamPool:
         except TimeoutError:
             connection.fail("connect", f"no connection to {address} within {self.connect_timeout_s:g} s")
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no DNS could hold
-            connection.fail("connect", f"no connection to {address}: {error}")
+            ours = isinstance(error, OSError) and error.errno in OURS
+            connection.fail("local" if ours else "connect", f"no connection to {address}: {error}")
 
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
