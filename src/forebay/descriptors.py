@@ -7,12 +7,13 @@ those who watch and administer, and `BESIDE` for the metrics port, health checks
 import errno
 import os
 import resource
+import socket
 
 SPARE = 16
 BESIDE = 56
 
 # What an OSError says when this machine, rather than the other side, is why there is no connection
-OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 def most_callers() -> int:
@@ -26,3 +27,25 @@ def most_callers() -> int:
 def callers_within(most: int, open_now: int) -> int:
     """The same for a limit, and what is open already."""
     return max((most - open_now - SPARE - BESIDE) // 2, 1)
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether no connection came about for want of something of ours. A name that is not found may be so too: the
+    libraries that look it up read files, and do not tell why they could not."""
+    if isinstance(error, socket.gaierror):
+        return _none_left()
+    return isinstance(error, OSError) and error.errno in _OURS
+
+
+def _none_left() -> bool:
+    """Whether not even two files can be opened."""
+    opened = []
+    try:
+        for _ in range(2):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in _OURS
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return False
