@@ -1,13 +1,15 @@
 """What callers and administrators send is read once it is known who they are, and only if it can be read in one way."""
 
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from forebay.gateway.errors import no_room
 from forebay.refusals import InvalidJSON
+from forebay.room import SMALL_BYTES, Room
 from forebay.wire.head import check_json
 from forebay.wire.plain import plain_object
 from forebay.wire.shape import check_parts
@@ -24,12 +26,13 @@ class AdmittedRoute(APIRoute):
 
         async def admit_and_answer(request: Request) -> Response:
             await request.app.state.admit[self.scope](request)
-            if body := await request.body():
-                content_type = request.headers.get("content-type")
-                check_json(content_type.encode("latin-1") if content_type is not None else None)
-                settings = request.app.state.gateway.settings
-                _check(body, settings.max_json_depth, settings.max_json_parts)
-            return await answer(request)
+            gateway = request.app.state.gateway
+            with held(gateway.room, _most_bytes(request, gateway.settings.max_body_bytes)):
+                if body := await request.body():
+                    content_type = request.headers.get("content-type")
+                    check_json(content_type.encode("latin-1") if content_type is not None else None)
+                    _check(body, gateway.settings.max_json_depth, gateway.settings.max_json_parts)
+                return await answer(request)
 
         return admit_and_answer
 
@@ -38,6 +41,26 @@ class CallersRoute(AdmittedRoute):
     """The same for callers (scope `inference`)."""
 
     scope = "inference"
+
+
+def _most_bytes(request: Request, most: int) -> int:
+    """How large the body will be, at most."""
+    if (length := request.headers.get("content-length")) is not None:
+        return int(length)
+    return most if "transfer-encoding" in request.headers else 0
+
+
+@contextlib.contextmanager
+def held(room: Room, count: int) -> Iterator[None]:
+    """Count a body that is not small as held. Raises `Overloaded`."""
+    if count <= SMALL_BYTES:
+        count = 0
+    if not room.take(count):
+        raise no_room()
+    try:
+        yield
+    finally:
+        room.give(count)
 
 
 def _check(body: bytes, most_deep: int, most_parts: int) -> None:

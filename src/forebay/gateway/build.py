@@ -41,6 +41,7 @@ from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.room import Room, default_room
 from forebay.store.audit import AuditLog
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
@@ -83,6 +84,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.room = Room(settings.max_held_bytes or default_room())
         self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
         self.tracing = open_tracing(settings)
@@ -118,6 +120,7 @@ class Gateway:
             cache=self.caching if settings.cache_max_bytes else None,
             presets=tuning.presets,
             tracing=self.tracing,
+            room=self.room,
             forward_priority=settings.forward_priority,
             default_max_tokens=settings.default_max_tokens,
         )
@@ -221,6 +224,7 @@ class Gateway:
         self.replicas.rename(settings.model_aliases, settings.group_weights)
         self.caching.change(tuning.cache_limits)
         self.local_limits.change(default_limits(settings))
+        self.room.most_bytes = settings.max_held_bytes or default_room()
         self.pipeline.default_max_tokens = settings.default_max_tokens
         pipeline = self.pipeline
         pipeline.auth, pipeline.routing = tuning.auth, tuning.routing

@@ -122,6 +122,13 @@ def refusal_from_failure(failure: Failure, *, generated: bool) -> Refusal:
             return refusals.UpstreamTimeout("The engine took too long.", should_retry=False if generated else None)
 
 
+def no_room() -> Refusal:
+    """What a caller is told whose body or answer there is no memory for."""
+    refusal = refusals.Overloaded("Too much is held in memory just now. Try again shortly.", retry_after_s=2)
+    refusal.facts = {"reason": "memory"}
+    return refusal
+
+
 def anthropic_type(status: int) -> str:
     """What Anthropic calls an error of a status."""
     return _ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")

@@ -66,6 +66,8 @@ def _watch_traffic(gateway: "Gateway") -> None:
         metric.QUEUE_REFUSALS,
         lambda: [((one.model, why), n) for one in lines.values() for why, n in one.refused.items()],
     )
+    watch(metric.HELD_BYTES, lambda: [((), gateway.room.bytes)])
+    watch(metric.HELD_MOST_BYTES, lambda: [((), gateway.room.most_bytes)])
     watch(metric.CONNECTIONS, lambda: [((), len(gateway.connections))])
 
 

@@ -40,6 +40,7 @@ from forebay.refusals import (
 )
 from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
+from forebay.room import Room
 from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tracing import Tracing, pass_on
 from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
@@ -73,6 +74,7 @@ class Pipeline:
         cache: Caching | None = None,
         presets: Presets | None = None,
         tracing: Tracing | None = None,
+        room: Room,
         forward_priority: bool = False,
         default_max_tokens: int,
     ) -> None:
@@ -89,6 +91,7 @@ class Pipeline:
         self.cache = cache
         self.presets = presets or Presets({})
         self.tracing = tracing
+        self.room = room
         self.forward_priority = forward_priority
         self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
@@ -266,11 +269,18 @@ class Pipeline:
             exchange.limited.spent = _tokens_spent(exchange, outcome)
         for lease in reversed(exchange.leases):  # newest first
             lease.release(outcome, now)
+        if exchange.held_bytes:
+            self.let_go(exchange)
         self.recorder.finished(exchange, outcome, now)
         exchange.relay = exchange.waiting = exchange.place = (
             None  # no cycle of references is left for the garbage collector to find
         )
         exchange.client.exchange_over(exchange)
+
+    def let_go(self, exchange: Exchange) -> None:
+        """What was held of its body and its answer is held no more."""
+        self.room.give(exchange.held_bytes)
+        exchange.held_bytes = 0
 
     def sweep(self, now: float) -> None:
         """Find the answers that have stopped coming, and who has waited for too long; called a few times a second."""

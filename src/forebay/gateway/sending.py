@@ -66,6 +66,7 @@ class Sending(ABC):
         "_body",
         "_connection",
         "_continuation",
+        "_counted",
         "_ended_well",
         "_exchange",
         "_not_before",
@@ -108,6 +109,7 @@ class Sending(ABC):
         self._why: Refusal | None = None
         self._transcript: Transcript | None = None
         self._continuation: Continuation | None = None
+        self._counted = 0  # bytes of a whole answer, so far, in `Room`
         self._resumes = False  # whether the client has still to see the first of what another replica goes on with
 
     # The way back

@@ -28,6 +28,7 @@ from uvicorn.server import ServerState
 from forebay.descriptors import SPARE
 from forebay.gateway.answering import Answering, Phase
 from forebay.gateway.asgi import make_cycle
+from forebay.gateway.errors import no_room
 from forebay.gateway.exchange import Exchange, Head
 from forebay.gateway.routes import find_route, is_for_operators, takes_file
 from forebay.refusals import (
@@ -39,6 +40,7 @@ from forebay.refusals import (
     RequestTimeout,
     URLTooLong,
 )
+from forebay.room import SMALL_BYTES, Held, joined
 from forebay.wire.head import check_fields, check_host, check_line
 from forebay.wire.known_head import KnownHead
 
@@ -87,7 +89,8 @@ class ClientConnection(Answering):
         self._told = False
         self.change(gateway.settings)
         self._body_started, self._body_bytes, self._most_body_bytes = 0.0, 0, 0
-        self._blocks: list[bytes] = []
+        self._body: Held = b""
+        self._unread_counted = 0
         self._more_may_come = True
         self._known: KnownHead[Head] | None = None
         self._forwarded = False  # it is a proxy that is trusted
@@ -103,6 +106,7 @@ class ClientConnection(Answering):
         self._known = None  # it was taken by other limits
         self._most_connections = min(settings.max_connections, self._room())
         self._max_headers = settings.max_headers
+        self._small_bytes = min(settings.max_body_bytes, SMALL_BYTES)
         self._show_replica = settings.show_replica != "never"
 
     # Connection events
@@ -138,6 +142,8 @@ class ClientConnection(Answering):
         super().connection_lost(exc)
         self._phase = _DEAF
         self.gateway.spare.pop(self, None)
+        self._count_unread(0)
+        self._let_go(self._arriving)
         turns = [self.current, *self._waiting]
         self.current = None
         self._waiting.clear()
@@ -152,12 +158,14 @@ class ClientConnection(Answering):
         super().pause_writing()
         self._unread_since = monotonic()
         self._unread_bytes = self.transport.get_write_buffer_size()
+        self._count_unread(self._unread_bytes)
         if isinstance(self.current, Exchange) and self.current.relay is not None:
             self.current.relay.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread_since = 0.0
+        self._count_unread(0)
         if isinstance(self.current, Exchange) and self.current.relay is not None:
             self.current.relay.resume()
         self._advance()
@@ -240,7 +248,7 @@ class ClientConnection(Answering):
         self._phase = _BODY
         self._since = self._body_started = self._now
         self._body_bytes, self._most_body_bytes = 0, most_body
-        self._blocks = []
+        self._body = b""
         self._more_may_come = version == "1.1" and self.parser.should_keep_alive() and not self._spare
         if route is None:
             cycle = self._arriving = self.cycle = make_cycle(
@@ -266,8 +274,8 @@ class ClientConnection(Answering):
         exchange.body = body
         self._since = self._now
         try:
-            if len(body) > self.limits.max_body_bytes:
-                raise BodyTooLarge(f"The body is larger than {self.limits.max_body_bytes} bytes.")
+            if len(body) > self._small_bytes:
+                self._hold(exchange, len(body), self.limits.max_body_bytes)
             self.policies.identify(exchange)
         except Refusal as refusal:
             exchange.refusal = refusal
@@ -277,12 +285,13 @@ class ClientConnection(Answering):
         self._told = True
         self._since = self._now
         self._body_bytes += len(body)
-        if self._body_bytes > self._most_body_bytes:
-            raise BodyTooLarge(f"The body is larger than {self._most_body_bytes} bytes.")
         arriving = self._arriving
+        if self._body_bytes > self._small_bytes:
+            takes = arriving if isinstance(arriving, Exchange) and arriving.refusal is None else None
+            self._hold(takes, self._body_bytes, self._most_body_bytes)
         if isinstance(arriving, Exchange):
             if arriving.refusal is None:
-                self._blocks.append(body)
+                self._body = joined(self._body, body)
             elif self._body_bytes > DRAINED_BODY_BYTES:
                 arriving.refusal.close = True
                 self._refuse_unread(arriving)
@@ -297,14 +306,29 @@ class ClientConnection(Answering):
         self._since = self._now
         arriving, self._arriving = self._arriving, None
         if isinstance(arriving, Exchange):
-            arriving.body = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
-            self._blocks = []
+            arriving.body, self._body = bytes(self._body), b""
             if self._message and self._more_may_come and (self._known is None or self._known.again):
                 self._known = KnownHead.of(self._message, arriving.head)
             self._received(arriving)
         elif arriving is not None:
             arriving.more_body = False
             arriving.message_event.set()
+
+    def _hold(self, exchange: Exchange | None, size: int, most: int) -> None:
+        """Check a body that is not small, and count it where it is held. Raises `BodyTooLarge` and `Overloaded`."""
+        if size > most:
+            raise BodyTooLarge(f"The body is larger than {most} bytes.")
+        if exchange is None or size <= SMALL_BYTES:
+            return
+        if not self.gateway.room.take(size - exchange.held_bytes):
+            raise no_room()
+        exchange.held_bytes = size
+
+    def _let_go(self, arriving: Exchange | RequestResponseCycle | None) -> None:
+        """What was arriving will not be answered by the pipeline."""
+        self._body = b""
+        if isinstance(arriving, Exchange):
+            self.policies.let_go(arriving)
 
     def address_of(self, headers: dict[bytes, bytes]) -> str:
         """The client's address."""
@@ -372,6 +396,11 @@ class ClientConnection(Answering):
         if not self._waiting:
             self.flow.resume_reading()
 
+    def _count_unread(self, count: int) -> None:
+        """So much is written and not taken by the client."""
+        self.gateway.room.add(count - self._unread_counted)
+        self._unread_counted = count
+
     # Trouble
     def _crowded(self, over: int) -> None:
         """Callers have all the connections that they may. A few more are taken, in the place of the oldest of those few
@@ -403,6 +432,7 @@ class ClientConnection(Answering):
     def _refuse_input(self, refusal: Refusal) -> None:
         """Refuse what arrives. Where the application has it already, it is told that its client has gone."""
         arriving, self._arriving = self._arriving, None
+        self._let_go(arriving)
         if isinstance(arriving, RequestResponseCycle):
             self.flow.resume_reading()
             if arriving.response_started:  # one answer is enough

@@ -311,6 +311,12 @@ LOOP_LAG = Metric(
     (),
     LAG_S,
 )
+HELD_BYTES = Metric(
+    "forebay_held_bytes",
+    "gauge",
+    "Request bodies and whole answers in memory, and what clients leave unread; small ones are not counted.",
+)
+HELD_MOST_BYTES = Metric("forebay_held_most_bytes", "gauge", "As many of these as there may be (`max_held_bytes`).")
 BACKGROUND_FAILURES = Metric(
     "forebay_background_failures_total",
     "counter",

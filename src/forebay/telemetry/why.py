@@ -34,6 +34,7 @@ _REASONS = {
     "too_many": "{running} requests under way, as many as this gateway takes (max_active_requests)",
     "connections": "{replica} has as many connections as it may (max_upstream_connections)",
     "descriptors": "this gateway had no file descriptor left for a connection to {replica}",
+    "memory": "its body or answer was one too many to hold in memory (max_held_bytes)",
     "retry_budget": "too many attempts fail just now to pay for another one",
 }
 _CODES = {
