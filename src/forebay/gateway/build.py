@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.gateway.status import readiness_of, status_of
 from forebay.gateway.timekeeping import day_and_month, keep_time
 from forebay.gateway.tuning import Tuning
+from forebay.listening import find_the_gone
 from forebay.outbox import Outbox
 from forebay.policy.auth import KeyLimits
 from forebay.policy.limits import Limits
@@ -129,6 +131,7 @@ class Gateway:
         self.gpus = GpuWatch(settings.gpu_interval_s)
         self.connections: set[Any] = set()
         self.watchers: set[Any] = set()  # connections to the metrics port
+        self.listening: list[socket.socket] = []  # for callers
         self.most_callers = most_callers()
         self.spare: dict[ClientConnection, None] = {}  # connections beyond what callers may have; oldest first
         self.proxies = Proxies(settings.trusted_proxies)
@@ -233,6 +236,8 @@ class Gateway:
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
         pipeline.presets = tuning.presets
+        for sock in self.listening:
+            find_the_gone(sock, settings.write_timeout_s)
         for connection in (*self.connections, *self.watchers):
             connection.change(settings)
 

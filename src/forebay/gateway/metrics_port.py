@@ -15,6 +15,7 @@ from forebay.descriptors import SPARE
 from forebay.gateway.app import make_metrics_app
 from forebay.gateway.routes import Route
 from forebay.gateway.server import ClientConnection
+from forebay.listening import find_the_gone
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -56,8 +57,13 @@ class MetricsPort:
     async def start(self) -> None:
         self._config.load()
         self._gateway.watchers = self._state.connections
+        settings = self._gateway.settings
+        find_the_gone(self._socket, settings.write_timeout_s)
         self._server = await asyncio.get_running_loop().create_server(
-            self._connection, sock=self._socket, ssl=self._config.ssl
+            self._connection,
+            sock=self._socket,
+            ssl=self._config.ssl,
+            ssl_handshake_timeout=settings.header_timeout_s if self._config.ssl is not None else None,
         )
 
     def stop(self) -> None:
