@@ -201,7 +201,7 @@ class Pipeline:
                 exchange.steps.append((now, "admitted"))
         else:
             exchange.hold(self.admission.acquire_unqueued())
-        self.retry_budget.asked()
+        self.retry_budget.asked((exchange.principal or ANONYMOUS).tenant)
         exchange.relay = Relay(exchange, self, body, only)
         exchange.relay.send(now)
 
