@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-FailureKind = Literal["connect", "closed", "invalid", "timeout", "stalled"]
+FailureKind = Literal["connect", "closed", "invalid", "timeout", "stalled", "local"]
 
 
 class Failure(Exception):
@@ -13,6 +13,7 @@ class Failure(Exception):
     invalid  what came is not an HTTP answer, or not one that may be relayed
     timeout  nothing came in time
     stalled  the engine as a whole no longer makes progress
+    local    no connection came about for want of something of ours, as file descriptors: it says nothing of the engine
     """
 
     def __init__(self, kind: FailureKind, detail: str, *, stale: bool = False) -> None:

@@ -39,7 +39,8 @@ class Refusal(Exception):
     """A request is answered with an error. The message is shown to the caller: what was wrong and what to do.
 
     `retry_after_s` is sent as `retry-after` (1 to 60 s); `should_retry` as `x-should-retry` where it is not None;
-    `close` ends the connection after the answer, because what follows on it cannot be trusted or is not wanted.
+    `close` ends the connection after the answer, because what follows on it cannot be trusted or is not wanted;
+    `spread` has each caller wait up to twice as long, at random, so that not all come back at once.
     `also` are more precise codes that a class may be given, and what each says. `facts` are figures behind it, for who
     asks why (`forebay why ID`): ours alone, nothing that a caller or an engine wrote.
     """
@@ -50,6 +51,7 @@ class Refusal(Exception):
     also: ClassVar[dict[str, str]] = {}
     should_retry: bool | None = None
     close = False
+    spread = False
     facts: Mapping[str, Any] | None = None
 
     def __init__(
@@ -251,6 +253,7 @@ class Unavailable(Refusal):
     """Not now; try again after `retry-after` seconds."""
 
     status, type, code = 503, "service_unavailable_error", "service_unavailable"
+    spread = True
     also: ClassVar[dict[str, str]] = {
         "engine_error": "The engine failed on this request; its log says why.",
         "keys_unavailable": "Who the caller is cannot be found out just now: the keys' database, or the tokens' key "

@@ -209,6 +209,7 @@ CAUSES = [
     Case("SharedCacheFailing", GATEWAY, [counter("forebay_cache_shared_failures_total", GATEWAY, 0, 5, 0.05)], by_s=45),
     Case("ConfigNotFollowed", GATEWAY, [gauge("forebay_config_last_reload_successful", GATEWAY, 1, 0)], by_s=35),
     once("LogLinesDropped", GATEWAY, "forebay_log_lines_dropped_total"),
+    once("BackgroundTaskFailing", {**GATEWAY, "task": "time"}, "forebay_background_failures_total"),
 ]
 
 

@@ -11,7 +11,6 @@ from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch
 
 FIRST_FAILS = {
-    "reset before the answer": Behaviour(faults=[Fault("head", "reset")]),
     "closed within the head": Behaviour(faults=[Fault("mid_head", "close")]),
     "no HTTP": Behaviour(raw=b"\x00\x01 this is not HTTP\r\n\r\n"),
     "no JSON": Behaviour(body="<html>busy</html>"),
@@ -50,6 +49,17 @@ async def test_another_engine_answers_unnoticed(
             assert answer.status == 200
             assert len(one.calls(CHAT)) == len(two.calls(CHAT)) == 1
             assert sum(replica.in_flight for replica in running.gateway.replicas) == 0
+
+
+async def test_a_connection_at_rest_that_turns_out_to_be_reset_costs_no_second_engine(
+    start_gateway: StartGateway,
+) -> None:
+    async with FakeEngine() as one, FakeEngine() as two, start_gateway(one.url, two.url) as running:
+        await all_ready(running)
+        behaviours = [Behaviour(), Behaviour(faults=[Fault("head", "reset")])]
+        one.default = two.default = lambda record: behaviours.pop() if behaviours else Behaviour()
+        assert (await chat(running.url)).status == 200
+        assert sorted((len(one.calls(CHAT)), len(two.calls(CHAT)))) == [0, 2]
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])

@@ -143,7 +143,7 @@ async def test_the_metrics_port_answers_while_callers_hold_every_connection(star
     flags = {"metrics_port": 0, "max_connections": 1, "metrics_port_public": True}
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running, connect(running.url):
         await until(lambda: len(running.gateway.connections) == 1)
-        assert (await fetch(running.url, "GET", "/metrics", **AUTH)).status == 503
+        assert (await fetch(running.url, "GET", "/v1/models", **AUTH)).status == 503
         told = await scraped(running.metrics_url, "/metrics")
         assert told["forebay_connections"][0].value == 1
 

@@ -26,6 +26,7 @@ from forebay.policy.routing import Routing
 from forebay.refusals import Refusal
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.room import Room
 from forebay.telemetry.metrics import Metrics
 from forebay.telemetry.recorder import Recorder
 from forebay.upstream.connection import Connection, Reader
@@ -55,6 +56,7 @@ WHOLE_ANSWERS = [
     answer(b"500 Internal Server Error", b"{}"),
     answer(b"503 Service Unavailable", b"{}"),
     b"no HTTP\r\n\r\n",
+    answer(b"200 OK", b"x" * 40_000)[:-20_000],  # a large one that has begun
 ]
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 STREAM_PARTS = [chunk(part) for part in (TOKEN, FINISH, ABORT, ERROR, b": ping\n\n", b"data: [DONE]\n\n")] + [
@@ -127,6 +129,7 @@ class Requests(RuleBasedStateMachine):
                 max_n=8, max_logprobs=20, max_stop=4, max_output_tokens=1000, max_json_depth=64, max_json_parts=100
             ),
             relay_limits=RelayLimits(600.0, 300.0, 60.0, 1 << 20, 1 << 20, 2, 2, 120.0),
+            room=Room(1 << 20),
             default_max_tokens=256,
         )
         self.pipeline.retry_budget = RetryBudget(per_s=0.0)  # the same, however fast the machine is
@@ -157,6 +160,8 @@ class Requests(RuleBasedStateMachine):
         extra = b"" if resumable else b',"logprobs":true'
         told = b"true" if stream else b"false"
         exchange.body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":%s%s}' % (told, extra)
+        exchange.held_bytes = 100
+        self.pipeline.room.add(100)
         self.callers.append(caller)
         self.exchanges.append(exchange)
         self.pipeline.begin(exchange, monotonic())
@@ -176,7 +181,7 @@ class Requests(RuleBasedStateMachine):
             self.streams.discard(connection)
 
     @precondition(lambda self: self._busy())
-    @rule(data=st.data(), kind=st.sampled_from(["connect", "closed", "invalid", "timeout", "stalled"]))
+    @rule(data=st.data(), kind=st.sampled_from(["connect", "closed", "invalid", "timeout", "stalled", "local"]))
     def an_attempt_fails(self, data: st.DataObject, kind: FailureKind) -> None:
         data.draw(st.sampled_from(self._busy())).fail(kind, "it happened")
 
@@ -216,6 +221,8 @@ class Requests(RuleBasedStateMachine):
     def what_is_held_is_what_runs(self) -> None:
         running = self.pipeline.running
         assert self.pipeline.admission.under_way == len(running)
+        assert self.pipeline.room.bytes == sum(one.held_bytes for one in running)
+        assert all(one.held_bytes >= 100 for one in running)
         assert sum(caller.over == 0 for caller in self.callers) == len(running)
         for replica in self.replicas:
             asked = [one for one in running if one.replica is replica and one.relay and one.relay._connection]

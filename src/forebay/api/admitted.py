@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from forebay.gateway.errors import no_room
 from forebay.refusals import BodyTooLarge, InvalidJSON
+from forebay.room import SMALL_BYTES, Room
 from forebay.wire.body import LARGE_BYTES
 from forebay.wire.head import check_json
 from forebay.wire.plain import plain_object
@@ -28,18 +30,19 @@ class AdmittedRoute(APIRoute):
 
         async def admit_and_answer(request: Request) -> Response:
             await request.app.state.admit[self.scope](request)
-            if body := await request.body():
-                content_type = request.headers.get("content-type")
-                check_json(content_type.encode("latin-1") if content_type is not None else None)
-                settings = request.app.state.gateway.settings
-                shape = settings.max_json_depth, settings.max_json_parts
-                if len(body) > MOST_BYTES:
-                    raise BodyTooLarge(f"A body for this endpoint may have at most {MOST_BYTES} bytes.")
-                if len(body) > LARGE_BYTES:
-                    await asyncio.to_thread(_check, body, *shape)
-                else:
-                    _check(body, *shape)
-            return await answer(request)
+            gateway = request.app.state.gateway
+            shape = gateway.settings.max_json_depth, gateway.settings.max_json_parts
+            with held(gateway.room, _most_bytes(request, gateway.settings.max_body_bytes)):
+                if body := await request.body():
+                    content_type = request.headers.get("content-type")
+                    check_json(content_type.encode("latin-1") if content_type is not None else None)
+                    if len(body) > MOST_BYTES:
+                        raise BodyTooLarge(f"A body for this endpoint may have at most {MOST_BYTES} bytes.")
+                    if len(body) > LARGE_BYTES:
+                        await asyncio.to_thread(_check, body, *shape)
+                    else:
+                        _check(body, *shape)
+                return await answer(request)
 
         return admit_and_answer
 
@@ -48,6 +51,26 @@ class CallersRoute(AdmittedRoute):
     """The same for callers (scope `inference`)."""
 
     scope = "inference"
+
+
+def _most_bytes(request: Request, most: int) -> int:
+    """How large the body will be, at most."""
+    if (length := request.headers.get("content-length")) is not None:
+        return int(length)
+    return most if "transfer-encoding" in request.headers else 0
+
+
+@contextlib.contextmanager
+def held(room: Room, count: int) -> Iterator[None]:
+    """Count a body that is not small as held. Raises `Overloaded`."""
+    if count <= SMALL_BYTES:
+        count = 0
+    if not room.take(count):
+        raise no_room()
+    try:
+        yield
+    finally:
+        room.give(count)
 
 
 def _check(body: bytes, most_deep: int, most_parts: int) -> None:

@@ -88,6 +88,8 @@ def _from_file(path: Path | None) -> list[tuple[str, Any, str]]:
     except tomllib.TOMLDecodeError as failure:
         told = str(failure).replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
         raise SettingsError(f"{path}: not valid TOML: {told}") from None
+    except ValueError:  # what Python says of a number with more than 4300 digits
+        raise SettingsError(f"{path}: not valid TOML: a number in it is too long") from None
     except RecursionError:
         raise SettingsError(f"{path}: nested too deeply") from None
     return [(name, value, f"{path}{_line_of(name, text)}") for name, value in table.items()]
@@ -134,7 +136,7 @@ def _from_json(text: str) -> Any:
     """What JSON says; a text that is none is left to pydantic, which refuses it by its key."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

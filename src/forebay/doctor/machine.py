@@ -10,7 +10,7 @@ GIB = 1024**3
 TESTED = ((3, 11), (3, 12))
 SHARED_MEMORY_BYTES = GIB
 MODEL_SPACE, LOG_SPACE, DATA_SPACE = (2 * GIB, 20 * GIB), (GIB // 10, GIB), (GIB // 10, GIB)
-DESCRIPTORS_BESIDE = 512  # files, engines' connections at rest, the database's
+DESCRIPTORS_BESIDE = 512  # files, the database's connections, those of who watches
 SKEW_WARNING_S, SKEW_WRONG_S = 5.0, 60.0
 STEP_S = 0.5
 BUILT = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
@@ -60,8 +60,9 @@ def check_shared_memory(total_bytes: int | None, gpus_per_engine: int) -> Findin
 
 
 def check_open_files(most: int, max_connections: int) -> Finding:
-    """The hard limit: a gateway raises its own to that."""
-    needed = max_connections + DESCRIPTORS_BESIDE
+    """The hard limit: a gateway raises its own to that, and takes fewer callers where it is too low. Each may need a
+    connection to an engine as well."""
+    needed = 2 * max_connections + DESCRIPTORS_BESIDE
     told = f"{most} may be open"
     if most >= needed:
         return ok("open files", told)

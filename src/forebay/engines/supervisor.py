@@ -282,7 +282,7 @@ class Supervisor:
                 await check_health(self._upstream, self._settings.health_timeout_s, self._spec.api_key)
                 strikes = 0
             except Failure as failure:
-                if failure.kind != "timeout":
+                if failure.kind not in ("timeout", "local"):
                     strikes += 1
                     why = str(failure)
         self._send(self._epoch, Stalled(f"health failed {STRIKES} times: {why}"))

@@ -3,11 +3,15 @@
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
+from forebay.background import Background
 from forebay.config.settings import Settings
+from forebay.descriptors import most_callers
 from forebay.gateway.batching import Batching
 from forebay.gateway.caching import Caching
 from forebay.gateway.cors import lines_by_origin
@@ -30,6 +34,7 @@ from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.gateway.status import readiness_of, status_of
 from forebay.gateway.timekeeping import day_and_month, keep_time
 from forebay.gateway.tuning import Tuning
+from forebay.listening import find_the_gone
 from forebay.outbox import Outbox
 from forebay.policy.auth import KeyLimits
 from forebay.policy.limits import Limits
@@ -38,6 +43,7 @@ from forebay.replicas.membership import Membership
 from forebay.replicas.monitor import watch
 from forebay.replicas.pool import ReplicaPool
 from forebay.replicas.replica import Replica
+from forebay.room import Room, default_room
 from forebay.store.audit import AuditLog
 from forebay.store.database import Database
 from forebay.store.directory import KeyDirectory
@@ -53,6 +59,9 @@ from forebay.telemetry.redaction import secrets_of
 from forebay.telemetry.tracing import open_tracing
 from forebay.wire.forwarded import Proxies
 from forebay.wire.headers import RequestIds, accepted_request_id
+
+if TYPE_CHECKING:
+    from forebay.gateway.server import ClientConnection
 
 log = logging.getLogger("forebay.gateway")
 
@@ -77,13 +86,15 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.room = Room(settings.max_held_bytes or default_room())
         self.ledger = open_ledger(settings, database) if database is not None and settings.keeps_usage else None
         tally = self.ledger.tally if self.ledger is not None else None
         self.tracing = open_tracing(settings)
         self.recorder = make_recorder(settings, self.metrics, writer, tally, self.tracing)
         self.replicas = ReplicaPool(replicas, settings.model_aliases, settings.group_weights, settings.standby_models)
+        self.background = Background()
         self.membership = Membership(
-            self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self._spawn
+            self.replicas, sources, make=self._make_replica, watch=self._watch_replica, spawn=self.background.start
         )
         self.engines: list[EngineView] = []
         self.rollout: RolloutView | None = None  # set by who owns engines
@@ -111,6 +122,7 @@ class Gateway:
             cache=self.caching if settings.cache_max_bytes else None,
             presets=tuning.presets,
             tracing=self.tracing,
+            room=self.room,
             forward_priority=settings.forward_priority,
             default_max_tokens=settings.default_max_tokens,
         )
@@ -119,6 +131,9 @@ class Gateway:
         self.gpus = GpuWatch(settings.gpu_interval_s)
         self.connections: set[Any] = set()
         self.watchers: set[Any] = set()  # connections to the metrics port
+        self.listening: list[socket.socket] = []  # for callers
+        self.most_callers = most_callers()
+        self.spare: dict[ClientConnection, None] = {}  # connections beyond what callers may have; oldest first
         self.proxies = Proxies(settings.trusted_proxies)
         self.outbox = Outbox()  # of all client connections
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`
@@ -126,7 +141,6 @@ class Gateway:
         self.default_headers: list[tuple[bytes, bytes]] = []
         self._ids = RequestIds(os.urandom)
         self._cors = lines_by_origin(settings.cors_origins)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._told_of_forgetting = False
         self._writer = writer
         watch_figures(self, writer)
@@ -138,32 +152,33 @@ class Gateway:
     def start(self, connections: set[Any]) -> None:
         """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
+        run = self.background.start
         self.local_limits.turn(*day_and_month(time.time()))
         if self.shared_limits is not None:
-            self._spawn(self.shared_limits.run())
+            run("shared limits", self.shared_limits.run)
         elif self.seeded_limits is not None:
-            self._spawn(self.seeded_limits.run())
+            run("budgets", self.seeded_limits.run)
         elif self.settings.has_budgets:
             self.tell_of_forgetting()
         if self.ledger is not None:
             self.ledger.start()
-            self._spawn(self.ledger.run())
-        self._spawn(keep_time(self))
-        self._spawn(watch_lag(self.metrics))
+            run("usage ledger", self.ledger.run)
+        run("time", partial(keep_time, self))
+        run("loop lag", partial(watch_lag, self.metrics))
         self.gpus.start()
         if self.reloading is not None:
-            self._spawn(self.reloading.watch())
-        self._spawn(StallWatch(self.pipeline.running, self.on_stall).run())
+            run("settings file", self.reloading.watch)
+        run("stalls", StallWatch(self.pipeline.running, self.on_stall).run)
         self.membership.follow()
         if self.keys is not None:
             self.keys.begin()
-            self._spawn(self.keys.follow())
+            run("keys", self.keys.follow)
         if self.tokens is not None:
-            self._spawn(self.tokens.follow())
+            run("token key set", self.tokens.follow)
         if self.turns is not None:
-            self._spawn(self.turns.run())
+            run("conversations", self.turns.run)
         if self.batching is not None and self.settings.batch_concurrency:
-            self._spawn(self.batching.run())
+            run("batches", self.batching.run)
 
     async def stop(self) -> None:
         """End the tasks and the connections to engines."""
@@ -172,9 +187,7 @@ class Gateway:
             await self.batching.close()
         if self.shared_limits is not None:
             await self.shared_limits.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.background.stop()
         if self.ledger is not None:
             await self.ledger.close()
         for replica in self.replicas:
@@ -215,6 +228,7 @@ class Gateway:
         self.replicas.rename(settings.model_aliases, settings.group_weights)
         self.caching.change(tuning.cache_limits)
         self.local_limits.change(default_limits(settings))
+        self.room.most_bytes = settings.max_held_bytes or default_room()
         self.pipeline.default_max_tokens = settings.default_max_tokens
         pipeline = self.pipeline
         pipeline.auth, pipeline.routing = tuning.auth, tuning.routing
@@ -223,6 +237,8 @@ class Gateway:
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
         pipeline.presets = tuning.presets
+        for sock in self.listening:
+            find_the_gone(sock, settings.write_timeout_s)
         for connection in (*self.connections, *self.watchers):
             connection.change(settings)
 
@@ -272,14 +288,3 @@ class Gateway:
             idle_probe_s=self.settings.idle_probe_s,
             on_change=lambda _: self.replicas.refresh(),
         )
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("background task failed", exc_info=task.exception())

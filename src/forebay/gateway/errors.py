@@ -6,6 +6,7 @@ loosely and said again in our words' form.
 """
 
 import math
+import random
 from typing import Any
 
 import msgspec
@@ -44,7 +45,8 @@ def error_headers(refusal: Refusal) -> bytes:
     if refusal.status == 401:
         lines.append(b"www-authenticate: Bearer\r\n")
     if refusal.retry_after_s is not None:
-        seconds = min(max(math.ceil(refusal.retry_after_s), 1), MAX_RETRY_AFTER_S)
+        spread = 1.0 + random.random() if refusal.spread else 1.0  # noqa: S311
+        seconds = min(max(math.ceil(refusal.retry_after_s * spread), 1), MAX_RETRY_AFTER_S)
         lines.append(b"retry-after: %d\r\n" % seconds)
     if refusal.should_retry is not None:
         lines.append(b"x-should-retry: %s\r\n" % (b"true" if refusal.should_retry else b"false"))
@@ -110,12 +112,21 @@ def refusal_from_failure(failure: Failure, *, generated: bool) -> Refusal:
     match failure.kind:
         case "connect":
             return refusals.EngineUnavailable("No engine could be reached. Try again shortly.", retry_after_s=2)
+        case "local":
+            return refusals.Overloaded("The gateway has no room for another connection.", retry_after_s=2)
         case "closed":
             return refusals.EngineUnavailable("The engine stopped while it worked on this request.", retry_after_s=5)
         case "invalid":
             return refusals.BadGateway("The engine's answer is not valid HTTP.", retry_after_s=1)
         case "timeout" | "stalled":
             return refusals.UpstreamTimeout("The engine took too long.", should_retry=False if generated else None)
+
+
+def no_room() -> Refusal:
+    """What a caller is told whose body or answer there is no memory for."""
+    refusal = refusals.Overloaded("Too much is held in memory just now. Try again shortly.", retry_after_s=2)
+    refusal.facts = {"reason": "memory"}
+    return refusal
 
 
 def anthropic_type(status: int) -> str:

@@ -136,6 +136,7 @@ class Exchange(msgspec.Struct, eq=False):
     limit_hit: tuple[str, str] | None = None  # which limit refused it, and whose
     bytes_out: int = 0
     events_out: int = 0
+    held_bytes: int = 0  # of its body and its answer, as counted in `Room`
     finished: bool = False
 
     def __repr__(self) -> str:

@@ -29,6 +29,7 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
         metric.CONFIG_LAST_RELOAD_SUCCESSFUL,
         lambda: [((), gateway.reloading is None or not gateway.reloading.why)],
     )
+    metrics.watch(metric.BACKGROUND_FAILURES, lambda: [((task,), n) for task, n in gateway.background.failures.items()])
     metrics.watch(metric.LOG_LINES_DROPPED, lambda: [((), writer.dropped)])
     if (tracing := gateway.tracing) is not None:
         metrics.watch(metric.TRACE_SPANS, lambda: [((result,), n) for result, n in tracing.sink.counts.items()])
@@ -65,6 +66,8 @@ def _watch_traffic(gateway: "Gateway") -> None:
         metric.QUEUE_REFUSALS,
         lambda: [((one.model, why), n) for one in lines.values() for why, n in one.refused.items()],
     )
+    watch(metric.HELD_BYTES, lambda: [((), gateway.room.bytes)])
+    watch(metric.HELD_MOST_BYTES, lambda: [((), gateway.room.most_bytes)])
     watch(metric.CONNECTIONS, lambda: [((), len(gateway.connections))])
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-from functools import partial
 from time import monotonic
 from types import FrameType
 
@@ -15,6 +14,7 @@ from forebay.gateway.app import make_app
 from forebay.gateway.build import Gateway
 from forebay.gateway.metrics_port import MetricsPort
 from forebay.gateway.server import ClientConnection
+from forebay.listening import find_the_gone
 
 log = logging.getLogger("forebay.gateway")
 
@@ -33,7 +33,6 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 make_app(gateway),
-                http=partial(ClientConnection, gateway),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -61,6 +60,27 @@ class GatewayServer(uvicorn.Server):
         if self._metrics_port is not None:
             await self._metrics_port.start()
         await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """In the place of uvicorn's own, which gives a TLS handshake a minute, and connections no keep-alive."""
+        settings, config, loop = self._gateway.settings, self.config, asyncio.get_running_loop()
+        listening = self._gateway.listening = list(sockets or [])
+        self.servers = []
+        for sock in listening:
+            find_the_gone(sock, settings.write_timeout_s)
+            self.servers.append(
+                await loop.create_server(
+                    self._connection,
+                    sock=sock,
+                    ssl=config.ssl,
+                    backlog=config.backlog,
+                    ssl_handshake_timeout=settings.header_timeout_s if config.ssl is not None else None,
+                )
+            )
+        self.started = True
+
+    def _connection(self) -> ClientConnection:
+        return ClientConnection(self._gateway, self.config, self.server_state, {})
 
     async def main_loop(self) -> None:
         await self._ending.begun.wait()

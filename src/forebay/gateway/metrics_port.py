@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import uvicorn
 from uvicorn.server import ServerState
 
+from forebay.descriptors import SPARE
 from forebay.gateway.app import make_metrics_app
 from forebay.gateway.routes import Route
 from forebay.gateway.server import ClientConnection
+from forebay.listening import find_the_gone
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -25,6 +27,9 @@ class WatcherConnection(ClientConnection):
     @staticmethod
     def find_route(method: bytes, target: bytes) -> Route | None:
         return None
+
+    def _room(self) -> int:
+        return SPARE
 
 
 class MetricsPort:
@@ -52,8 +57,13 @@ class MetricsPort:
     async def start(self) -> None:
         self._config.load()
         self._gateway.watchers = self._state.connections
+        settings = self._gateway.settings
+        find_the_gone(self._socket, settings.write_timeout_s)
         self._server = await asyncio.get_running_loop().create_server(
-            self._connection, sock=self._socket, ssl=self._config.ssl
+            self._connection,
+            sock=self._socket,
+            ssl=self._config.ssl,
+            ssl_handshake_timeout=settings.header_timeout_s if self._config.ssl is not None else None,
         )
 
     def stop(self) -> None:

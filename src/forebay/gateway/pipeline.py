@@ -42,6 +42,7 @@ from forebay.refusals import (
 )
 from forebay.replicas.pool import ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
+from forebay.room import Room
 from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tracing import Tracing, pass_on
 from forebay.wire.body import (
@@ -83,6 +84,7 @@ class Pipeline:
         cache: Caching | None = None,
         presets: Presets | None = None,
         tracing: Tracing | None = None,
+        room: Room,
         forward_priority: bool = False,
         default_max_tokens: int,
     ) -> None:
@@ -99,6 +101,7 @@ class Pipeline:
         self.cache = cache
         self.presets = presets or Presets({})
         self.tracing = tracing
+        self.room = room
         self.forward_priority = forward_priority
         self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
@@ -212,7 +215,7 @@ class Pipeline:
                 exchange.steps.append((now, "admitted"))
         else:
             exchange.hold(self.admission.acquire_unqueued())
-        self.retry_budget.asked()
+        self.retry_budget.asked((exchange.principal or ANONYMOUS).tenant)
         exchange.relay = Relay(exchange, self, body, only)
         exchange.relay.send(now)
 
@@ -280,11 +283,18 @@ class Pipeline:
             exchange.limited.spent = _tokens_spent(exchange, outcome)
         for lease in reversed(exchange.leases):  # newest first
             lease.release(outcome, now)
+        if exchange.held_bytes:
+            self.let_go(exchange)
         self.recorder.finished(exchange, outcome, now)
         exchange.relay = exchange.waiting = exchange.place = (
             None  # no cycle of references is left for the garbage collector to find
         )
         exchange.client.exchange_over(exchange)
+
+    def let_go(self, exchange: Exchange) -> None:
+        """What was held of its body and its answer is held no more."""
+        self.room.give(exchange.held_bytes)
+        exchange.held_bytes = 0
 
     def close(self) -> None:
         """Let the thread for large bodies go; nothing runs any more."""
@@ -406,4 +416,4 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
 
 
 def _stopped() -> Draining:
-    return Draining("The gateway stopped before the answer was complete.", should_retry=True)
+    return Draining("The gateway stopped before the answer was complete.", should_retry=True, retry_after_s=1)

@@ -12,12 +12,13 @@ the engine's connection; one that goes away closes it, which makes the engine st
 
 from time import monotonic
 
-from forebay.gateway.errors import error_events, refusal_from_engine
+from forebay.gateway.errors import error_events, no_room, refusal_from_engine
 from forebay.gateway.routes import Dialect
 from forebay.gateway.sending import Sending
 from forebay.policy.retry import RETRIED_FROM_STATUS
 from forebay.policy.verdict import Outcome
 from forebay.refusals import BadGateway, EngineUnavailable, Refusal
+from forebay.room import SMALL_BYTES, Held, joined
 from forebay.wire import timings
 from forebay.wire.sse import (
     EventSplitter,
@@ -38,12 +39,13 @@ _CUT = BadGateway("The engine's stream ended before its end.", retry_after_s=1)
 class Relay(Sending):
     """One exchange's way to an engine and back; the reader of an upstream connection."""
 
-    __slots__ = ("_held", "_held_bytes", "_json", "_splitter")
+    __slots__ = ("_held", "_json", "_splitter")
 
     def _clear_answer(self) -> None:
         self._json = False
-        self._held: list[bytes] = []
-        self._held_bytes = 0
+        self._held: Held = b""
+        if self._counted:
+            self._forget_answer()
         self._splitter: EventSplitter | None = None
         self._ended_well = False
 
@@ -73,10 +75,9 @@ class Relay(Sending):
     def block(self, data: bytes, now: float) -> None:
         self._progress_at = now
         if self._splitter is None:
-            self._held.append(data)
-            self._held_bytes += len(data)
-            if self._held_bytes > self._pipeline.relay_limits.max_answer_bytes:
-                self.give_up(BadGateway("The engine's answer is too large."), now)
+            self._held = joined(self._held, data)
+            if (size := len(self._held)) > SMALL_BYTES:
+                self._hold(size, now)
             return
         try:
             events = self._splitter.push(data)
@@ -88,7 +89,7 @@ class Relay(Sending):
 
     def end(self, now: float) -> None:
         if self._splitter is None:
-            self._answer_whole(b"".join(self._held), now)
+            self._answer_whole(bytes(self._held), now)
         elif self._ended_well:
             self._let_go("answered", now)
             if self._exchange.recording is not None and self._continuation is None:
@@ -237,6 +238,22 @@ class Relay(Sending):
             exchange.recording.complete(exchange, now)
         exchange.client.respond(exchange, 200, b"application/json", body)
         self._pipeline.finish(exchange, "answered", now)
+
+    def _hold(self, size: int, now: float) -> None:
+        """An answer that is not small has grown: check it, and count it."""
+        if size > self._pipeline.relay_limits.max_answer_bytes:
+            self.give_up(BadGateway("The engine's answer is too large."), now)
+        elif self._pipeline.room.take(size - self._counted):
+            self._exchange.held_bytes += size - self._counted
+            self._counted = size
+        else:
+            self.give_up(no_room(), now, "cancelled")
+
+    def _forget_answer(self) -> None:
+        """The attempt's answer is held no more."""
+        self._pipeline.room.give(self._counted)
+        self._exchange.held_bytes -= self._counted
+        self._counted = 0
 
     def _told(self, refusal: Refusal, now: float) -> None:
         """The engine itself said that it fails, or that the request is wrong, which no other would answer better."""

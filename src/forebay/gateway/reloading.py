@@ -73,6 +73,10 @@ class Reloading:
             except (SettingsError, CannotFollow) as wrong:
                 self._failed(str(wrong))
                 return False
+            except Exception:
+                log.exception("reading the settings failed")
+                self._failed("reading them failed; the log says why")
+                return False
             self._gateway.change(settings, tuning)
             self._succeeded(changes)
             note = self._gateway.audit.note

@@ -8,6 +8,8 @@ not relayed is answered there (`gateway/app.py`).
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from forebay.api.health import PROBE_PATHS
+
 _ID_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 _QUERY_CHARACTERS = _ID_CHARACTERS + b"=&.[]%"
 _MAX_ID = 128
@@ -95,6 +97,7 @@ _STORED = {
 }
 ROUTES = (*_RELAYED, *_STORED.values())
 _EXACT = {(route.method, route.path): route for route in _RELAYED}
+_PROBES = frozenset(path.encode() for path in PROBE_PATHS)
 RELAYED_PATHS = frozenset(route.path.decode() for route in _RELAYED)
 
 
@@ -106,6 +109,12 @@ def dialect_of(target: bytes) -> Dialect:
 def takes_file(method: bytes, target: bytes) -> bool:
     """Whether a request brings a file, which may be larger than other bodies."""
     return target == b"/v1/files" and method == b"POST"
+
+
+def is_for_operators(target: bytes) -> bool:
+    """Whether a request target is of those who watch or administer, for whom there is room where callers have all."""
+    path = target.partition(b"?")[0]
+    return path in _PROBES or path.startswith(b"/admin/")
 
 
 def find_route(method: bytes, target: bytes) -> Route | None:

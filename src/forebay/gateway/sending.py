@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from forebay.failures import Failure
 from forebay.gateway.errors import refusal_from_failure
 from forebay.gateway.exchange import Exchange
+from forebay.policy.auth import ANONYMOUS
 from forebay.policy.breaker import BreakerState
 from forebay.policy.retry import is_loss, is_stale_connection
 from forebay.policy.routing import Group, PassedBy, passed_by
@@ -66,6 +67,7 @@ class Sending(ABC):
         "_body",
         "_connection",
         "_continuation",
+        "_counted",
         "_ended_well",
         "_exchange",
         "_not_before",
@@ -112,6 +114,7 @@ class Sending(ABC):
         self._why: Refusal | None = None
         self._transcript: Transcript | None = None
         self._continuation: Continuation | None = None
+        self._counted = 0  # bytes of a whole answer, so far, in `Room`
         self._resumes = False  # whether the client has still to see the first of what another replica goes on with
 
     # The way back
@@ -136,6 +139,8 @@ class Sending(ABC):
         passed: PassedBy = ()
         if self._only is not None:
             replica = self._holder(self._only, now)
+        elif fresh and (same := exchange.replica) is not None and same.ready and not same.draining:
+            replica, why = same, "again"  # if it has died of the request, no other shall
         else:
             groups = self._pipeline.replicas.groups(exchange.model)
             self._several = len(groups) > 1
@@ -216,14 +221,23 @@ class Sending(ABC):
             except Refusal as none_to_ask:  # so it was no race: the engine is gone
                 self._go_on(none_to_ask, now, lost=True)
             return
-        self._let_go("failed", now)
+        self._let_go("cancelled" if failure.kind == "local" else "failed", now)
         self._exchange.steps.append((now, "failed", failure.kind, str(failure)[:MOST_DETAIL]))
-        refusal = refusal_from_failure(failure, generated=self._streaming)
-        if failure.kind == "connect" and now < self._wait_until:
-            self._avoid = self._exchange.replica  # the one to take over is not up either: `check` asks another
+        refusal, replica = refusal_from_failure(failure, generated=self._has_worked(failure)), self._exchange.replica
+        if failure.kind in ("connect", "local") and now < self._wait_until:
+            self._avoid = replica  # the one to take over is not up either: `check` asks another
+        elif failure.kind == "local":  # no other could be reached
+            refusal.facts = {"reason": "descriptors", "replica": replica.name if replica is not None else ""}
+            self._end_badly(refusal, now)
         else:
             gone = failure.kind == "connect" and self._refreshed  # the kept-alive connection had ended for a reason
             self._go_on(refusal, now, lost=gone or is_loss(failure))
+
+    def _has_worked(self, failure: Failure) -> bool:
+        """Whether tokens were generated, as far as can be told: nothing of a whole answer comes before all of it."""
+        demand = self._exchange.demand
+        whole = self._exchange.route.generates and (demand is None or not demand.stream)
+        return self._streaming or (whole and failure.kind == "timeout")
 
     def _answered_badly(self, refusal: Refusal, now: float, *, lost: bool) -> None:
         """The engine's answer is none: find the way on. Its own words are not told, a prompt may be among them."""
@@ -256,7 +270,10 @@ class Sending(ABC):
     def _no_takeover(self, refusal: Refusal, now: float) -> Refusal | None:
         """What the caller is told; None where another replica may take over, which is counted."""
         limits = self._pipeline.relay_limits
-        if self._exchange.takeovers >= limits.max_takeovers:
+        most = limits.max_takeovers
+        if not self._streaming:  # it may be what kills them: then not many more are to follow
+            most = min(most, limits.max_attempts - self._retries)
+        if self._exchange.takeovers >= most:
             return refusal
         if now < self._wait_until and self._status != 200:  # the one to take over brought nothing
             self._not_before = now + VAIN_PAUSE_S * self._exchange.takeovers
@@ -267,9 +284,11 @@ class Sending(ABC):
     def _no_retry(self, refusal: Refusal, now: float) -> Refusal | None:
         """What the caller is told; None where there may be another attempt, which is paid for."""
         limits = self._pipeline.relay_limits
-        if self._retries + 1 >= limits.max_attempts or now - self._exchange.started_at >= limits.request_timeout_s:
+        exchange = self._exchange
+        used_up = self._retries + 1 >= limits.max_attempts or self._retries + exchange.takeovers >= limits.max_attempts
+        if used_up or now - exchange.started_at >= limits.request_timeout_s:
             return refusal
-        if not self._pipeline.retry_budget.spend(now):
+        if not self._pipeline.retry_budget.spend((exchange.principal or ANONYMOUS).tenant, now):
             spent = EngineUnavailable("Too many attempts fail just now. Try again shortly.", retry_after_s=2)
             spent.facts = {"reason": "retry_budget"}
             return spent

@@ -25,10 +25,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from forebay.descriptors import SPARE
 from forebay.gateway.answering import Answering, Phase
 from forebay.gateway.asgi import make_cycle
+from forebay.gateway.errors import no_room
 from forebay.gateway.exchange import Exchange, Head
-from forebay.gateway.routes import find_route, takes_file
+from forebay.gateway.routes import find_route, is_for_operators, takes_file
 from forebay.refusals import (
     BodyTooLarge,
     HeadersTooLarge,
@@ -38,6 +40,7 @@ from forebay.refusals import (
     RequestTimeout,
     URLTooLong,
 )
+from forebay.room import SMALL_BYTES, Held, joined
 from forebay.wire.head import check_fields, check_host, check_line
 from forebay.wire.known_head import KnownHead
 
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 MIN_BODY_BYTES_PER_S = 1024
 LINGER_S = 2.0
 DRAINING_IDLE_S = 1.0
+SPARE_IDLE_S = 2.0
 DRAINED_BODY_BYTES = 64 * 1024  # a refused request's body up to this size is read, so that the connection lives on
 
 
@@ -85,10 +89,12 @@ class ClientConnection(Answering):
         self._told = False
         self.change(gateway.settings)
         self._body_started, self._body_bytes, self._most_body_bytes = 0.0, 0, 0
-        self._blocks: list[bytes] = []
+        self._body: Held = b""
+        self._unread_counted = 0
         self._more_may_come = True
         self._known: KnownHead[Head] | None = None
         self._forwarded = False  # it is a proxy that is trusted
+        self._spare = False  # it is one more than callers may have
         self._message = b""  # the data being parsed, if a message begins with them
 
     def __repr__(self) -> str:
@@ -98,7 +104,9 @@ class ClientConnection(Answering):
         """Work by other settings from now on."""
         self.limits = settings
         self._known = None  # it was taken by other limits
+        self._most_connections = min(settings.max_connections, self._room())
         self._max_headers = settings.max_headers
+        self._small_bytes = min(settings.max_body_bytes, SMALL_BYTES)
         self._show_replica = settings.show_replica != "never"
 
     # Connection events
@@ -106,8 +114,8 @@ class ClientConnection(Answering):
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         self._forwarded = self.gateway.proxies.trusts(self.address)
-        if len(self.connections) > self.limits.max_connections:
-            self._answer_raw(Overloaded("Too many connections.", retry_after_s=2))
+        if len(self.connections) > self._most_connections:
+            self._crowded(len(self.connections) - self._most_connections)
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _DEAF or self.parser is None:
@@ -133,6 +141,9 @@ class ClientConnection(Answering):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._phase = _DEAF
+        self.gateway.spare.pop(self, None)
+        self._count_unread(0)
+        self._let_go(self._arriving)
         turns = [self.current, *self._waiting]
         self.current = None
         self._waiting.clear()
@@ -147,12 +158,14 @@ class ClientConnection(Answering):
         super().pause_writing()
         self._unread_since = monotonic()
         self._unread_bytes = self.transport.get_write_buffer_size()
+        self._count_unread(self._unread_bytes)
         if isinstance(self.current, Exchange) and self.current.relay is not None:
             self.current.relay.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread_since = 0.0
+        self._count_unread(0)
         if isinstance(self.current, Exchange) and self.current.relay is not None:
             self.current.relay.resume()
         self._advance()
@@ -176,10 +189,12 @@ class ClientConnection(Answering):
                     limit = limits.keepalive_timeout_s if self._served else limits.header_timeout_s
                     if self.gateway.pipeline.draining:
                         limit = min(limit, DRAINING_IDLE_S)
+                    if self._spare:
+                        limit = min(limit, SPARE_IDLE_S)
                     if age > limit:
                         self.transport.close()
             case Phase.HEAD:
-                if age > limits.header_timeout_s:
+                if age > (SPARE_IDLE_S if self._spare else limits.header_timeout_s):
                     self._arrived_too_slowly()
             case Phase.BODY:
                 slow = now - self._body_started > limits.body_timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S
@@ -214,6 +229,8 @@ class ClientConnection(Answering):
         fields, self.headers = self.headers, []  # what `on_header` is given from here on are trailers: dropped
         headers = dict(fields)
         route = self.find_route(method, self.url)
+        if self._spare and (route is not None or not is_for_operators(self.url)):
+            raise _too_many()
         if route is None:
             check_line(method, self.url, version)
         elif version != "1.1":
@@ -231,8 +248,8 @@ class ClientConnection(Answering):
         self._phase = _BODY
         self._since = self._body_started = self._now
         self._body_bytes, self._most_body_bytes = 0, most_body
-        self._blocks = []
-        self._more_may_come = version == "1.1" and self.parser.should_keep_alive()
+        self._body = b""
+        self._more_may_come = version == "1.1" and self.parser.should_keep_alive() and not self._spare
         if route is None:
             cycle = self._arriving = self.cycle = make_cycle(
                 self, method, version, fields, address=self.address_of(headers), keep_alive=self._more_may_come
@@ -257,8 +274,8 @@ class ClientConnection(Answering):
         exchange.body = body
         self._since = self._now
         try:
-            if len(body) > self.limits.max_body_bytes:
-                raise BodyTooLarge(f"The body is larger than {self.limits.max_body_bytes} bytes.")
+            if len(body) > self._small_bytes:
+                self._hold(exchange, len(body), self.limits.max_body_bytes)
             self.policies.identify(exchange)
         except Refusal as refusal:
             exchange.refusal = refusal
@@ -268,12 +285,13 @@ class ClientConnection(Answering):
         self._told = True
         self._since = self._now
         self._body_bytes += len(body)
-        if self._body_bytes > self._most_body_bytes:
-            raise BodyTooLarge(f"The body is larger than {self._most_body_bytes} bytes.")
         arriving = self._arriving
+        if self._body_bytes > self._small_bytes:
+            takes = arriving if isinstance(arriving, Exchange) and arriving.refusal is None else None
+            self._hold(takes, self._body_bytes, self._most_body_bytes)
         if isinstance(arriving, Exchange):
             if arriving.refusal is None:
-                self._blocks.append(body)
+                self._body = joined(self._body, body)
             elif self._body_bytes > DRAINED_BODY_BYTES:
                 arriving.refusal.close = True
                 self._refuse_unread(arriving)
@@ -288,14 +306,29 @@ class ClientConnection(Answering):
         self._since = self._now
         arriving, self._arriving = self._arriving, None
         if isinstance(arriving, Exchange):
-            arriving.body = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
-            self._blocks = []
+            arriving.body, self._body = bytes(self._body), b""
             if self._message and self._more_may_come and (self._known is None or self._known.again):
                 self._known = KnownHead.of(self._message, arriving.head)
             self._received(arriving)
         elif arriving is not None:
             arriving.more_body = False
             arriving.message_event.set()
+
+    def _hold(self, exchange: Exchange | None, size: int, most: int) -> None:
+        """Check a body that is not small, and count it where it is held. Raises `BodyTooLarge` and `Overloaded`."""
+        if size > most:
+            raise BodyTooLarge(f"The body is larger than {most} bytes.")
+        if exchange is None or size <= SMALL_BYTES:
+            return
+        if not self.gateway.room.take(size - exchange.held_bytes):
+            raise no_room()
+        exchange.held_bytes = size
+
+    def _let_go(self, arriving: Exchange | RequestResponseCycle | None) -> None:
+        """What was arriving will not be answered by the pipeline."""
+        self._body = b""
+        if isinstance(arriving, Exchange):
+            self.policies.let_go(arriving)
 
     def address_of(self, headers: dict[bytes, bytes]) -> str:
         """The client's address."""
@@ -363,7 +396,30 @@ class ClientConnection(Answering):
         if not self._waiting:
             self.flow.resume_reading()
 
+    def _count_unread(self, count: int) -> None:
+        """So much is written and not taken by the client."""
+        self.gateway.room.add(count - self._unread_counted)
+        self._unread_counted = count
+
     # Trouble
+    def _crowded(self, over: int) -> None:
+        """Callers have all the connections that they may. A few more are taken, in the place of the oldest of those few
+        that is not being answered: whoever watches or administers asks at once, whoever else does is told no."""
+        spare = self.gateway.spare
+        if over > SPARE:
+            oldest = next((one for one in spare if one.current is None), None)
+            if oldest is None:
+                self.transport.abort()
+                return
+            del spare[oldest]
+            oldest.transport.abort()
+        self._spare = True
+        spare[self] = None
+
+    def _room(self) -> int:
+        """How many connections like this one there are file descriptors for."""
+        return self.gateway.most_callers
+
     def _input_failed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
         if self._phase is _DEAF or isinstance(cause, _AnsweredAndClosing):
@@ -376,6 +432,7 @@ class ClientConnection(Answering):
     def _refuse_input(self, refusal: Refusal) -> None:
         """Refuse what arrives. Where the application has it already, it is told that its client has gone."""
         arriving, self._arriving = self._arriving, None
+        self._let_go(arriving)
         if isinstance(arriving, RequestResponseCycle):
             self.flow.resume_reading()
             if arriving.response_started:  # one answer is enough
@@ -416,3 +473,7 @@ class ClientConnection(Answering):
             self._unread_since, self._unread_bytes = now, unread
         else:
             self.transport.abort()
+
+
+def _too_many() -> Overloaded:
+    return Overloaded("There are as many connections as may be. Try again shortly.", retry_after_s=2)

@@ -292,6 +292,14 @@ STATE = (
         "Log lines of {{ $labels.instance }} are lost",
         "Whatever takes them is away, full or too slow. Requests are not held up by it.",
     ),
+    Alert(
+        "BackgroundTaskFailing",
+        "warning",
+        "0s",
+        NOW.rose(m.BACKGROUND_FAILURES, by=(*GATEWAY, "task"), window="5m"),
+        "What keeps {{ $labels.task }} at {{ $labels.instance }} has failed",
+        "It is started again after a moment, and again where that fails too: a fault of Forebay's own.",
+    ),
 )
 
 GROUPS: dict[str, tuple[Alert, ...]] = {

@@ -274,6 +274,24 @@ PROCESS = Row(
             width=6,
         ),
         Panel(
+            "Held in memory",
+            "Bodies, whole answers and what is left unread: share of what there may be. Beyond it callers get 503.",
+            "percentunit",
+            one(
+                f"{SEEN.total(m.HELD_BYTES, by=('instance',))} / {SEEN.total(m.HELD_MOST_BYTES, by=('instance',))}",
+                "{{instance}}",
+            ),
+            width=6,
+            top=1,
+        ),
+        Panel(
+            "Background tasks that failed",
+            "Each is started again; the log says what went wrong.",
+            "ops",
+            one(SEEN.rate(m.BACKGROUND_FAILURES, by=("instance", "task")), "{{instance}} {{task}}"),
+            width=6,
+        ),
+        Panel(
             "Trace spans",
             "Spans of traced requests, by what became of them; none where tracing is off.",
             "ops",

@@ -114,6 +114,10 @@ class Account:
         if self.month != month:
             self.month, self.month_tokens = month, 0
 
+    def put_back(self, date: Date) -> None:
+        """It is an earlier date after all: what was counted counts for that."""
+        self.day, self.month = min(self.day, date[0]), min(self.month, date[1])
+
     def used_before(self, date: Date, day_tokens: int, month_tokens: int, *, late: bool) -> None:
         """What the budgets of a date had used before anything was counted here. Where that comes `late`, some of what
         was counted here is in it: then the larger count stands."""

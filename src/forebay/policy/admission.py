@@ -127,6 +127,7 @@ class Admission:
             f"The service is busy with {self.rules.most_under_way} requests, as many as it takes. Try again shortly.",
             retry_after_s=self.jittered(1.0),
         )
+        refusal.spread = False  # it is already
         refusal.facts = {"reason": "too_many", "running": self.under_way, "places": self.rules.most_under_way}
         return refusal
 

@@ -11,6 +11,7 @@ anything; what is idle is dropped (`sweep`), and the oldest go where they are to
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
 
@@ -149,8 +150,17 @@ class Limits:
             binding.principal = _NOBODY  # so it is bound anew with the next request
 
     def turn(self, day: int, month: int) -> None:
-        """Say which day and month it is, UTC, as 20261231 and 202612."""
-        if day != self.date[0]:
+        """Say which day and month it is, UTC, as 20261231 and 202612.
+
+        A clock that is put back begins no budget anew: over a midnight, the later day goes on; by more than a day, it
+        was wrong before, and what was counted then counts for the earlier one.
+        """
+        if day < self.date[0]:
+            if not _is_eve(day, self.date[0]):
+                self.date = (day, month)
+                for account in self._accounts.values():
+                    account.put_back(self.date)
+        elif day > self.date[0]:
             self.date = (day, month)
             for account in list(self._accounts.values()):
                 account.turn(self.date)
@@ -265,6 +275,15 @@ class Limits:
             account.holders -= 1
             if account.holders == 0 and not account.budgeted and account.running == 0:
                 self._accounts.pop(account.name, None)
+
+
+def _is_eve(day: int, of: int) -> bool:
+    """Whether a day is the one before another."""
+    return _ordinal(day) + 1 == _ordinal(of)
+
+
+def _ordinal(day: int) -> int:
+    return date(day // 10_000, day // 100 % 100, day % 100).toordinal()
 
 
 def refuse(account: Account, kind: Kind, wait_s: float, lines: bytes, used: int | None) -> Refusal:

@@ -221,6 +221,7 @@ class Line:
         wait_s = self._drain.wait_s(self.queue.size + 1, now, waiting=self.queue.size > 0)
         retry_s = self._admission.jittered(_UNKNOWN_WAIT_S if wait_s is None else wait_s)
         refusal = Overloaded(f"The service is busy. {why} Try again in {ceil(retry_s)} s.", retry_after_s=retry_s)
+        refusal.spread = False  # it is already
         refusal.facts = {
             "reason": reason,
             "running": self.running,

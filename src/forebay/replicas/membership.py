@@ -8,6 +8,7 @@ after. Until then it is taken back if it is found again.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from forebay.replicas.discovery.source import Endpoint, Endpoints, Source
@@ -36,7 +37,7 @@ class Membership:
         *,
         make: Callable[[Endpoint], Replica],
         watch: Callable[[Replica], Coroutine[Any, Any, None]],
-        spawn: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"],
+        spawn: Callable[[str, Callable[[], Coroutine[Any, Any, None]]], "asyncio.Task[None]"],
     ) -> None:
         self._pool = pool
         self._sources = sources
@@ -54,7 +55,7 @@ class Membership:
 
     def follow(self) -> None:
         """Begin to observe every source."""
-        self._following = [self._spawn(self._follow(source)) for source in self._sources]
+        self._following = [self._spawn("discovery", partial(self._follow, source)) for source in self._sources]
 
     def change(self, sources: Sequence[Source]) -> None:
         """Observe other sources from now on. What one found stands until one of the same name has looked."""
@@ -117,7 +118,7 @@ class Membership:
             log.info("replica stays after all", extra=self._facts(endpoint))
             return
         replica = self._members[endpoint] = self._make(endpoint)
-        self._watching[endpoint] = self._spawn(self._watch(replica))
+        self._watching[endpoint] = self._spawn("replicas", partial(self._watch, replica))
         self._pool.add(replica)
         log.info("replica found", extra=self._facts(endpoint))
 

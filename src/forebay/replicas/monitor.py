@@ -2,7 +2,8 @@
 
 A replica is taken in when `/v1/models` names a model; after a stall, only once it has generated again. It is taken out
 when it refuses connections or answers `/health` with anything but 200, twice in a row: a time-out proves nothing, since
-a saturated engine answers late. (Stalls under load are found by `gateway/stalls.py`.)
+a saturated engine answers late, nor does it when we ourselves have no file descriptor left to ask with. (Stalls under
+load are found by `gateway/stalls.py`.)
 
 A replica that has had nothing to do for us for a while is asked for one token, since `/health` would not tell that it
 hangs. If that does not come in time, and the step counter, where it can be read, has not moved either, it has stalled.
@@ -23,6 +24,7 @@ from forebay.upstream.questions import check_health, count_steps, generate_once
 log = logging.getLogger("forebay.replicas")
 
 STRIKES = 2
+PROVE_NOTHING = frozenset({"timeout", "local"})
 
 
 class _Card(msgspec.Struct):
@@ -83,7 +85,7 @@ async def watch(
             elif failure.kind == "stalled":
                 replica.has_stalled(str(failure))
                 _set_ready(replica, False, str(failure), on_change)
-            elif failure.kind != "timeout" and strikes >= STRIKES:
+            elif failure.kind not in PROVE_NOTHING and strikes >= STRIKES:
                 _set_ready(replica, False, str(failure), on_change)
         await asyncio.sleep(interval_s if replica.ready else min(interval_s, 1.0))
 

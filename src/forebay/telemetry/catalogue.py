@@ -326,6 +326,18 @@ LOOP_LAG = Metric(
     (),
     LAG_S,
 )
+HELD_BYTES = Metric(
+    "forebay_held_bytes",
+    "gauge",
+    "Request bodies and whole answers in memory, and what clients leave unread; small ones are not counted.",
+)
+HELD_MOST_BYTES = Metric("forebay_held_most_bytes", "gauge", "As many of these as there may be (`max_held_bytes`).")
+BACKGROUND_FAILURES = Metric(
+    "forebay_background_failures_total",
+    "counter",
+    "Times a task in the background failed, and was started again: a fault of Forebay's own, of which the log tells.",
+    ("task",),
+)
 LOG_LINES_DROPPED = Metric(
     "forebay_log_lines_dropped_total", "counter", "Log lines dropped because their sink did not take them."
 )

@@ -33,6 +33,8 @@ _REASONS = {
     "gave_way": "the queue was full, and it gave way to a tenant with fewer waiting: {running} of {places} running",
     "too_many": "{running} requests under way, as many as this gateway takes (max_active_requests)",
     "connections": "{replica} has as many connections as it may (max_upstream_connections)",
+    "descriptors": "this gateway had no file descriptor left for a connection to {replica}",
+    "memory": "its body or answer was one too many to hold in memory (max_held_bytes)",
     "retry_budget": "too many attempts fail just now to pay for another one",
 }
 _CODES = {
@@ -51,6 +53,7 @@ _CODES = {
 }
 _KINDS = {
     "connect": "could not be reached",
+    "local": "could not be asked for want of file descriptors",
     "closed": "died",
     "invalid": "answered with what is no HTTP",
     "timeout": "did not answer in time",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from forebay.descriptors import is_ours
 from forebay.outbox import Outbox
 from forebay.upstream.connection import Connection, Reader
 
@@ -130,7 +131,7 @@ class UpstreamPool:
         except TimeoutError:
             connection.fail("connect", f"no connection to {address} within {self.connect_timeout_s:g} s")
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no DNS could hold
-            connection.fail("connect", f"no connection to {address}: {error}")
+            connection.fail("local" if is_ours(error) else "connect", f"no connection to {address}: {error}")
 
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)

@@ -68,7 +68,9 @@ def test_shared_memory() -> None:
     assert shared_memory_bytes(Path("/no/such")) is None
 
 
-@pytest.mark.parametrize(("most", "level"), [(65_536, "ok"), (10_512, "ok"), (4096, "warning"), (1023, "wrong")])
+@pytest.mark.parametrize(
+    ("most", "level"), [(65_536, "ok"), (20_512, "ok"), (20_511, "warning"), (4096, "warning"), (1023, "wrong")]
+)
 def test_open_files(most: int, level: str) -> None:
     stands(check_open_files(most, 10_000), level, str(most))
 

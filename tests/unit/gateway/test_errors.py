@@ -6,7 +6,7 @@ import pytest
 
 from forebay.gateway.errors import error_body, error_events, error_headers, refusal_from_engine
 from forebay.gateway.routes import Dialect, find_route
-from forebay.refusals import ModelNotFound, Overloaded, Unauthorized, UpstreamTimeout
+from forebay.refusals import EngineUnavailable, ModelNotFound, RateLimited, Unauthorized, UpstreamTimeout
 
 REFUSAL = ModelNotFound("no such model", param="model")
 
@@ -38,7 +38,12 @@ def test_each_dialect_ends_a_broken_stream_its_own_way() -> None:
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, b"1"), (0.2, b"1"), (7.2, b"8"), (3600.0, b"60")])
 def test_retry_after_is_whole_seconds_from_1_to_60(seconds: float, told: bytes) -> None:
-    assert error_headers(Overloaded("x", retry_after_s=seconds)) == b"retry-after: " + told + b"\r\n"
+    assert error_headers(RateLimited("x", retry_after_s=seconds)) == b"retry-after: " + told + b"\r\n"
+
+
+def test_those_that_are_refused_together_for_want_of_an_engine_do_not_come_back_together() -> None:
+    told = {error_headers(EngineUnavailable("x", retry_after_s=5)) for _ in range(500)}
+    assert told == {b"retry-after: %d\r\n" % seconds for seconds in range(6, 11)}
 
 
 def test_headers_say_what_clients_act_on() -> None:

@@ -142,6 +142,35 @@ def test_a_budget_is_refused_for_good_until_its_day_or_month_is_over() -> None:
     take(one, who, 100)
 
 
+def test_a_clock_that_is_put_back_over_midnight_begins_no_budget_anew() -> None:
+    """B12: neither on the way back nor when midnight comes again."""
+    one, who = limits(), principal(tokens_per_day=100)
+    one.turn(20261231, 202612)
+    take(one, who, 90)
+    one.turn(20270101, 202701)
+    take(one, who, 100)
+    for day, month in ((20261231, 202612), (20270101, 202701), (20261231, 202612)):
+        one.turn(day, month)
+        refused(one, who, 1)
+    one.turn(20270102, 202701)
+    take(one, who, 100)
+
+
+def test_a_clock_that_was_years_ahead_leaves_nobody_refused_for_years() -> None:
+    """B12: nor does it give a budget anew when it is put right."""
+    one, who = limits(), principal(tokens_per_day=100)
+    one.turn(20261130, 202611)
+    take(one, who, 100)
+    one.turn(20301130, 203011)
+    lease = take(one, who, 80)
+    one.turn(20261130, 202611)
+    refused(one, who, 30)
+    lease.spent = 80
+    lease.release("answered", 1.0)
+    one.turn(20261201, 202612)
+    take(one, who, 100)
+
+
 def test_what_a_request_of_yesterday_gives_back_is_not_todays() -> None:
     one, who = limits(), principal(tokens_per_day=100)
     lease = take(one, who, 100)

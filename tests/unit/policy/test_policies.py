@@ -5,7 +5,7 @@ import pytest
 from forebay.failures import Failure
 from forebay.policy.auth import ANONYMOUS, UNLIMITED, Authenticator, fixed_keys
 from forebay.policy.ownership import Ownership
-from forebay.policy.retry import RetryBudget, is_loss, is_stale_connection
+from forebay.policy.retry import MOST_TENANTS, RetryBudget, is_loss, is_stale_connection
 from forebay.policy.verdict import Lease
 from forebay.refusals import Unauthorized
 
@@ -72,12 +72,35 @@ def test_retries_stay_a_share_of_requests() -> None:
     budget = RetryBudget()
     retries = 0
     for number in range(10_000):
-        budget.asked()
-        retries += budget.spend(1.0 + number / 1000)
+        budget.asked("a")
+        retries += budget.spend("a", 1.0 + number / 1000)
     assert 1900 < retries < 2100
     quiet = RetryBudget()
-    assert [quiet.spend(1.0) for _ in range(6)] == [True] * 5 + [False]
-    assert quiet.spend(2.1) is True
+    assert [quiet.spend("a", 1.0) for _ in range(6)] == [True] * 5 + [False]
+    assert not quiet.spend("a", 2.1)
+    assert quiet.spend("a", 3.1)
+
+
+def test_a_tenant_whose_requests_all_fail_leaves_the_others_their_retries() -> None:
+    """E7. The control is what all have together, which it would use up alone."""
+    budget, alone = RetryBudget(), RetryBudget()
+    for _ in range(1000):
+        budget.asked("failing")
+        budget.asked("quiet")
+        alone.asked("failing")
+    spent = sum(budget.spend("failing", 1.0) for _ in range(1000))
+    assert spent == 50 == sum(alone.spend("failing", 1.0) for _ in range(1000))
+    for _ in range(10_000):
+        budget.asked("failing")
+        budget.spend("failing", 2.0)
+    assert sum(budget.spend("quiet", 3.0) for _ in range(1000)) >= 45
+
+
+def test_what_is_kept_of_tenants_retries_is_bounded() -> None:
+    budget = RetryBudget()
+    for number in range(MOST_TENANTS + 100):
+        budget.asked(f"t{number}")
+    assert f" {MOST_TENANTS} tenants" in repr(budget)
 
 
 def test_a_response_belongs_to_its_tenant_and_old_ones_are_forgotten() -> None:

@@ -24,6 +24,13 @@ class ServerSettings(Group):
     max_header_bytes: int = setting(32_768, "Largest request header section, bytes.", ge=1024, le=MIB, hot=True)
     max_headers: int = setting(100, "Most header fields in a request.", ge=8, le=1000, hot=True)
     max_body_bytes: int = setting(32 * MIB, "Largest request body, bytes.", ge=1024, le=1024 * MIB, hot=True)
+    max_held_bytes: int | None = setting(
+        None,
+        "Memory for request bodies and whole answers together, and for what clients leave unread, bytes; further ones "
+        "are answered 503. An eighth of the memory by default.",
+        ge=MIB,
+        hot=True,
+    )
     max_json_depth: int = setting(64, "Deepest nesting of a JSON body.", ge=4, le=256, hot=True)
     max_json_parts: int = setting(10_000, "Most objects and arrays in a JSON body.", ge=100, le=1_000_000, hot=True)
     header_timeout_s: Seconds = setting(10.0, "Time for a request's header section to arrive, seconds.", hot=True)

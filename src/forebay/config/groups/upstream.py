@@ -86,7 +86,8 @@ class UpstreamSettings(Group):
     )
     takeover_attempts: int = setting(
         3,
-        "Times that a request whose engine died or stalled is taken over by another.",
+        "Times that a request whose engine died or stalled is taken over by another; where nothing of its answer has "
+        "reached the client, at most `retry_attempts` times, as it may be what kills them.",
         ge=0,
         le=16,
         hot=True,
