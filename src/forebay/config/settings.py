@@ -72,6 +72,11 @@ class Settings(
         return bool(self.api_keys) or self.uses_database or self.uses_tokens
 
     @property
+    def has_tenants(self) -> bool:
+        """Whether callers may be of more than one tenant: each configured key is one."""
+        return len(set(self.api_keys)) > 1 or self.uses_database or self.uses_tokens
+
+    @property
     def metrics_address(self) -> str:
         """Where the metrics port listens."""
         return self.metrics_host or self.host

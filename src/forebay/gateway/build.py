@@ -110,6 +110,7 @@ class Gateway:
             relay_limits=tuning.relay_limits,
             cache=self.caching if settings.cache_max_bytes else None,
             presets=tuning.presets,
+            salts=tuning.salts,
             tracing=self.tracing,
             forward_priority=settings.forward_priority,
             default_max_tokens=settings.default_max_tokens,
@@ -221,7 +222,7 @@ class Gateway:
         pipeline.forward_priority = settings.forward_priority
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
-        pipeline.presets = tuning.presets
+        pipeline.presets, pipeline.salts = tuning.presets, tuning.salts
         for connection in (*self.connections, *self.watchers):
             connection.change(settings)
 

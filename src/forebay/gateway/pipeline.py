@@ -27,6 +27,7 @@ from forebay.policy.ownership import Ownership
 from forebay.policy.presets import Presets, split_model
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
+from forebay.policy.salts import Salts
 from forebay.policy.verdict import Outcome
 from forebay.refusals import (
     BadRequest,
@@ -72,6 +73,7 @@ class Pipeline:
         relay_limits: RelayLimits,
         cache: Caching | None = None,
         presets: Presets | None = None,
+        salts: Salts | None = None,
         tracing: Tracing | None = None,
         forward_priority: bool = False,
         default_max_tokens: int,
@@ -88,6 +90,7 @@ class Pipeline:
         self.relay_limits = relay_limits
         self.cache = cache
         self.presets = presets or Presets({})
+        self.salts = salts
         self.tracing = tracing
         self.forward_priority = forward_priority
         self.default_max_tokens = default_max_tokens
@@ -324,7 +327,8 @@ class Pipeline:
         ask_usage = demand.stream and route.usage_on_request and not demand.wants_usage
         exchange.resumable = demand.resumable and route.resumable
         ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
-        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids), only
+        salt = self.salts.member_of(exchange.principal.tenant) if self.salts is not None and route.generates else b""
+        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids, salt=salt), only
 
     def meant_by(self, name: str | None) -> tuple[str, str | None, str | None]:
         """The model that is meant, its name as it was said, and the preset behind that. Raises `ModelNotFound`."""

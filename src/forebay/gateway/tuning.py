@@ -9,6 +9,7 @@ from forebay.policy.auth import ANONYMOUS, Authenticator, KeyLimits, fixed_keys
 from forebay.policy.line import AdmissionRules
 from forebay.policy.presets import Presets
 from forebay.policy.routing import Routing
+from forebay.policy.salts import Salts
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source
 from forebay.store.directory import KeyDirectory
@@ -27,6 +28,7 @@ class Tuning:
     relay_limits: RelayLimits
     cache_limits: CacheLimits
     presets: Presets
+    salts: Salts | None
     sources: list[Source] | None  # None where they stay those that there are
 
     @classmethod
@@ -80,6 +82,7 @@ class Tuning:
                 wait_s=settings.cache_wait_s,
             ),
             presets=Presets(settings.presets),
+            salts=make_salts(settings),
         )
 
 
@@ -94,3 +97,10 @@ def make_authenticator(settings: Settings, keys: KeyDirectory | None, tokens: To
     )
     anonymous = None if settings.asks_for_keys else replace(ANONYMOUS, limits=default)
     return Authenticator(fixed, anonymous=anonymous, keys=keys, tokens=tokens)
+
+
+def make_salts(settings: Settings) -> Salts | None:
+    """What keeps tenants apart in engines' prefix caches; None where there is one tenant, or they are not to be."""
+    if not settings.tenant_cache_salt or not settings.has_tenants:
+        return None
+    return Salts(settings.secret_key.get_secret_value() if settings.secret_key is not None else "")

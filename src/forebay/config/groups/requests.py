@@ -26,3 +26,10 @@ class RequestSettings(Group):
         le=10**12,
         hot=True,
     )
+    tenant_cache_salt: bool = setting(
+        True,
+        "Keep engines' prefix caches apart by tenant (cache_salt), where there may be more than one; else a tenant can "
+        "tell by the time to the first token what others have asked. Turned off, tenants share what begins alike, such "
+        "as a system prompt.",
+        hot=True,
+    )
