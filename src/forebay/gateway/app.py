@@ -35,7 +35,7 @@ from forebay.api.inner import GONE
 from forebay.gateway.cors import EXPOSED_HEADERS
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
-from forebay.policy.auth import Principal, presented, require, settled
+from forebay.policy.auth import Principal, presented, require
 from forebay.policy.grants import dotted, said
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 from forebay.telemetry.logging import ABOUT
@@ -115,12 +115,12 @@ def _needs(gateway: "Gateway", scope: str) -> list[Any]:
 
     async def admit(request: Request) -> None:
         auth = gateway.pipeline.auth  # looked up each time: a reload puts another in its place
-        credentials = _credentials(request)
+        credentials, address = _credentials(request), request.client.host if request.client else ""
         if scope == "admin":  # nobody is anonymous there
-            who = auth.recognise(presented(*credentials), time())
+            who = auth.recognise(presented(*credentials), time(), address)
         else:
-            who = auth.authenticate(*credentials, time())
-        principal = who if isinstance(who, Principal) else settled(await who, time())
+            who = auth.authenticate(*credentials, time(), address)
+        principal = who if isinstance(who, Principal) else auth.settled(await who, time(), address)
         require(principal, scope)
         request.state.principal = principal
         if (about := ABOUT.get()) is not None:

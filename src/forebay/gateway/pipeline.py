@@ -20,7 +20,7 @@ from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
-from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require, settled
+from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
@@ -105,7 +105,7 @@ class Pipeline:
         if self._over:
             raise _stopped()
         headers = exchange.headers
-        who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time())
+        who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time(), exchange.head.address)
         if isinstance(who, Principal):
             self._admit(exchange, who)
         else:
@@ -165,7 +165,8 @@ class Pipeline:
         if exchange.refusal is not None:
             raise exchange.refusal
         if exchange.identity is not None:
-            self._admit(exchange, settled((yield exchange.identity), time()))
+            found = yield exchange.identity
+            self._admit(exchange, self.auth.settled(found, time(), exchange.head.address))
             now = monotonic()
             exchange.steps.append((now, "identified"))
         if exchange.route.response_id is not None:

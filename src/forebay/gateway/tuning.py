@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from forebay.config.settings import Settings
 from forebay.gateway.caching import CacheLimits
 from forebay.gateway.sending import RelayLimits
+from forebay.policy.attempts import Attempts
 from forebay.policy.auth import ANONYMOUS, Authenticator, KeyLimits, fixed_keys
 from forebay.policy.line import AdmissionRules
 from forebay.policy.presets import Presets
@@ -39,13 +40,14 @@ class Tuning:
         *,
         keys: KeyDirectory | None = None,
         tokens: Tokens | None = None,
+        attempts: Attempts | None = None,
     ) -> "Tuning":
         """By these settings, where the engines are `upstream` now, and keys and tokens are looked up in these. Raises
         ValueError or OSError."""
         same = upstream is None or upstream == settings.upstream
         return cls(
             sources=None if same else discovery_sources(settings),
-            auth=make_authenticator(settings, keys, tokens),
+            auth=make_authenticator(settings, keys, tokens, attempts),
             routing=Routing(settings.routing),
             admission_rules=AdmissionRules(
                 most_under_way=settings.max_active_requests,
@@ -86,7 +88,9 @@ class Tuning:
         )
 
 
-def make_authenticator(settings: Settings, keys: KeyDirectory | None, tokens: Tokens | None) -> Authenticator:
+def make_authenticator(
+    settings: Settings, keys: KeyDirectory | None, tokens: Tokens | None, attempts: Attempts | None = None
+) -> Authenticator:
     """Who may call, as the settings say; everybody where they ask for no key."""
     default = KeyLimits(requests_per_minute=settings.default_rate)
     fixed = fixed_keys(
@@ -96,7 +100,7 @@ def make_authenticator(settings: Settings, keys: KeyDirectory | None, tokens: To
         default,
     )
     anonymous = None if settings.asks_for_keys else replace(ANONYMOUS, limits=default)
-    return Authenticator(fixed, anonymous=anonymous, keys=keys, tokens=tokens)
+    return Authenticator(fixed, anonymous=anonymous, keys=keys, tokens=tokens, attempts=attempts)
 
 
 def make_salts(settings: Settings) -> Salts | None:

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import SecretStr, model_validator
 
 from forebay.config.groups.group import ALL, Group, Seconds, declare
+from forebay.policy.attempts import USUAL_MOST
 
 setting = partial(declare, group="access")
 
@@ -45,6 +46,13 @@ class AccessSettings(Group):
         roles=(),
         aliases=("ADMIN_KEYS",),
         hot=True,
+    )
+    failed_keys_per_minute: int = setting(
+        USUAL_MOST,
+        "Keys and tokens that are nobody's, from one address within a minute, after which further ones are answered "
+        "429. Valid ones work all the same.",
+        ge=1,
+        le=10**6,
     )
     allow_anonymous: bool = setting(
         False,
