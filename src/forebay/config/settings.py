@@ -110,6 +110,17 @@ class Settings(
         return self
 
     @model_validator(mode="after")
+    def _refuse_administrators_in_the_clear(self) -> Self:
+        behind_tls = self.tls_cert_file is not None or self.trusted_proxies or self.allow_plain_admin
+        if self.admin_keys and self.host not in LOOPBACK_HOSTS and not behind_tls:
+            raise ValueError(
+                f"admin_keys: listening on {self.host} without TLS would send them over the network in the clear; "
+                "set tls_cert_file and tls_key_file, name the proxies with TLS in trusted_proxies, or say "
+                "--allow-plain-admin"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refuse_limits_that_cannot_hold(self) -> Self:
         if self.address_limits and self.asks_for_keys:
             raise ValueError("address_limits: where keys are asked for nobody calls without one; use key_limits")

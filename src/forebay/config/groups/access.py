@@ -59,6 +59,11 @@ class AccessSettings(Group):
         "Listen beyond loopback without any key. Anybody who reaches the port can use it.",
         roles=ALL,
     )
+    allow_plain_admin: bool = setting(
+        False,
+        "Take admin_keys beyond loopback without TLS, because something in front brings it, as trusted_proxies says "
+        "too, or the network is your own.",
+    )
     metrics_public: bool = setting(
         False, "Serve /metrics and /metrics/engines without a key.", aliases=("METRICS_PUBLIC",)
     )
