@@ -129,7 +129,7 @@ def main() -> int:
         costs = []
         for digest in unknown:
             at = time.perf_counter_ns()
-            assert keys.find(b"", digest, 1.0) is None
+            assert keys.find(b"", digest, 1.0, "") is None
             costs.append((time.perf_counter_ns() - at) / 1000)
         figures("an unknown key", costs)
         print(f"{'memory of as many known keys':34} {memory_mib(database, numbers):6.1f} MiB")

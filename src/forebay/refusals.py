@@ -219,7 +219,9 @@ class RateLimited(Refusal):
     status, type, code = 429, "requests", "rate_limit_exceeded"
     limit: tuple[str, str] | None = None  # which, and whose: as metrics name them
     also: ClassVar[dict[str, str]] = {
-        "too_many_batches": "As many of this tenant's batches as may are not over; wait for one's end."
+        "too_many_invalid_keys": "Too many keys that are nobody's came from this address within a minute; a valid one "
+        "works all the same.",
+        "too_many_batches": "As many of this tenant's batches as may are not over; wait for one's end.",
     }
 
 

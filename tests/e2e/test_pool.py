@@ -166,8 +166,11 @@ async def test_a_conversation_finds_its_cache(pool: Service, sockets: Path) -> N
 
 async def until_ready(url: str) -> None:
     async with asyncio.timeout(20):
-        while len((await fetch(url, "GET", "/healthz")).json()["replicas"]) < 2 or not all(
-            replica["ready"] for replica in (await fetch(url, "GET", "/healthz")).json()["replicas"]
+        while len(
+            (await fetch(url, "GET", "/healthz", authorization=f"Bearer {KEY}")).json()["replicas"]
+        ) < 2 or not all(
+            replica["ready"]
+            for replica in (await fetch(url, "GET", "/healthz", authorization=f"Bearer {KEY}")).json()["replicas"]
         ):
             await asyncio.sleep(0.05)
 

@@ -340,7 +340,7 @@ async def test_the_log_and_health_tell_of_it(start_gateway: StartGateway) -> Non
     async with FakeEngine() as engine, start_gateway(engine.url, **CACHED) as running:
         await ask(running)
         await ask(running)
-        health = (await fetch(running.url, "GET", "/healthz")).json()
+        health = (await fetch(running.url, "GET", "/healthz", **AUTH)).json()
         assert health["cache"]["entries"] == 1
         await running.stop()
         lines = [line for line in running.log_lines() if line["message"] == "request"]

@@ -17,7 +17,7 @@ async def test_running_requests_finish_and_readiness_says_503_meanwhile(start_ga
         stream = asyncio.create_task(chat(running.url, stream=True))
         await engine.wait_for(lambda e: e.running == 1)
         running.server.stop()
-        while (ready := await fetch(running.url, "GET", "/health/ready")).status == 200:
+        while (ready := await fetch(running.url, "GET", "/health/ready", **AUTH)).status == 200:
             await asyncio.sleep(0.01)
         assert "draining" in ready.json()["reason"]
         late = await chat(running.url)

@@ -120,7 +120,7 @@ async def test_an_engine_that_fails_again_and_again_is_left_alone_and_then_tried
         assert seen == 3
         assert {(await chat(running.url)).status for _ in range(10)} == {200}
         assert len(bad.calls(CHAT)) == seen
-        status = (await fetch(running.url, "GET", "/healthz")).json()
+        status = (await fetch(running.url, "GET", "/healthz", **AUTH)).json()
         assert {r["name"]: r["breaker"] for r in status["replicas"]}[bad.url] == "open"
         assert running.figures()[f'forebay_breaker_state{{replica="{bad.url}",state="open"}}'] == 1
         bad.default = lambda record: Behaviour()

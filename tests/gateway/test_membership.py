@@ -129,7 +129,7 @@ async def test_a_leaving_replica_finishes_its_streams_gets_no_new_request_and_is
             seen = len(old.calls(CHAT))
             assert {(await chat(running.url)).status for _ in range(10)} == {200}
             assert len(old.calls(CHAT)) == seen
-            status = (await fetch(running.url, "GET", "/healthz")).json()
+            status = (await fetch(running.url, "GET", "/healthz", **AUTH)).json()
             assert {one["name"]: (one["draining"], one["in_flight"]) for one in status["replicas"]} == {
                 old.url: (True, 2),
                 new.url: (False, 0),
@@ -142,7 +142,7 @@ async def test_a_leaving_replica_finishes_its_streams_gets_no_new_request_and_is
             await until(lambda: names(running) == {new.url})
             await old.wait_for(lambda e: not e.connections)
             assert old.url not in str(running.figures())
-            assert old.url not in (await fetch(running.url, "GET", "/healthz")).body.decode()
+            assert old.url not in (await fetch(running.url, "GET", "/healthz", **AUTH)).body.decode()
             health = len(old.calls("/health"))
             await some_time(new)
             assert len(old.calls("/health")) == health, "nobody watches it"
@@ -166,7 +166,7 @@ async def test_a_replica_that_comes_back_while_it_drains_is_taken_back(
             await until(lambda: replica.draining)
             assert error_of(await chat(running.url))["code"] == "engine_unavailable"
             assert (
-                (await fetch(running.url, "GET", "/health/ready"))
+                (await fetch(running.url, "GET", "/health/ready", **AUTH))
                 .json()["reason"]
                 .startswith(f"no engine is ready ({engine.url}: leaving")
             )
@@ -232,7 +232,7 @@ async def test_readiness_says_why_nothing_has_been_found(api: FakeKubernetes, st
     sources = [source_of(api), DnsSource("dns://engines:8000", resolve=resolve)]
     async with start_gateway(sources=sources, ready=False) as running:
         await until(lambda: "names no engine" in running.gateway.readiness()[1])
-        ready = await fetch(running.url, "GET", "/health/ready")
+        ready = await fetch(running.url, "GET", "/health/ready", **AUTH)
         assert ready.status == 503
         reasons = "kubernetes://prod/vllm:http: names no engine; dns://engines:8000: the resolver is away"
         assert ready.json()["reason"] == f"no engine is ready ({reasons})"

@@ -83,7 +83,7 @@ async def test_a_storm_of_cancelled_requests_leaves_nothing_behind() -> None:
         for start in range(0, 2000, 100):
             await asyncio.gather(*[leave(number) for number in range(start, start + 100)])
         await engine.wait_for(lambda e: e.running == 0)
-        status = (await fetch(url, "GET", "/health")).json()
+        status = (await fetch(url, "GET", "/health", **AUTH)).json()
         assert (status["active_requests"], status["replicas"][0]["in_flight"]) == (0, 0)
         answers = [await fetch(url, "POST", CHAT, chat_body(max_tokens=1), **AUTH) for _ in range(100)]
         assert {answer.status for answer in answers} == {200}

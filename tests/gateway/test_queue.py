@@ -48,7 +48,7 @@ async def test_one_more_than_the_engine_has_at_once_waits_and_is_answered(start_
         await engine.wait_for(lambda e: e.running == 1)
         second = asyncio.create_task(chat(running.url, stream=True))
         await queued(running, 1)
-        health = (await fetch(running.url, "GET", "/healthz")).json()
+        health = (await fetch(running.url, "GET", "/healthz", **AUTH)).json()
         assert health["queues"] == [{"model": "fake-model", "running": 1, "limit": 1, "queued": 1}]
         assert running.figures()['forebay_queue_requests{model="fake-model"}'] == 1
         assert len(engine.calls(CHAT)) == 1

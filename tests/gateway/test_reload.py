@@ -77,7 +77,7 @@ async def test_what_takes_a_restart_is_named_and_left_alone(start_gateway: Start
         replace(file, GOOD + "health_interval_s = 9.0\nmax_n = 2\n")
         assert await reloading.reload()
         assert (running.gateway.settings.max_n, running.gateway.settings.health_interval_s) == (2, 0.2)
-        told = (await fetch(running.url, "GET", "/healthz")).json()["config"]
+        told = (await fetch(running.url, "GET", "/healthz", **AUTH)).json()["config"]
         assert told["restart_needed"] == ["health_interval_s"]
 
 
@@ -112,7 +112,7 @@ async def test_wrong_settings_change_nothing_and_say_why(
         assert not await reloading.reload()
         assert running.gateway.settings is before
         assert (await chat(running.url)).status == 200
-        config = (await fetch(running.url, "GET", "/healthz")).json()["config"]
+        config = (await fetch(running.url, "GET", "/healthz", **AUTH)).json()["config"]
         assert told.format(file=file) in config["why"]
         figures = running.figures()
         assert figures['forebay_config_reloads_total{result="failed"}'] == 1

@@ -33,7 +33,7 @@ class Serve:
     env: dict[str, str]
 
     async def status(self) -> dict[str, Any]:
-        answer = await fetch(self.url, "GET", "/healthz")
+        answer = await fetch(self.url, "GET", "/healthz", authorization="Bearer sk-admin")
         status: dict[str, Any] = answer.json()
         return status
 

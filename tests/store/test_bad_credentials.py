@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from forebay.config.settings import Settings
+from forebay.policy.attempts import Attempts
 from forebay.policy.auth import UNLIMITED, Authenticator, Principal
 from forebay.policy.known import Known
 from forebay.refusals import Unauthorized
@@ -34,6 +35,7 @@ from tests.store.databases import made, new_key
 SECRET = "canary-secret-0123456789abcdef-0123456789abcdef"
 GOOD = {"authorization": "Bearer sk-good"}
 NOW = time()
+UNBOUNDED = Attempts(10**9)
 
 
 def token(claims: dict[str, Any], header: dict[str, Any] | None = None, secret: str = SECRET) -> str:
@@ -125,7 +127,8 @@ async def test_every_wrong_credential_is_refused_everywhere_and_shown_nowhere(
     new_text = store.rotate(rotated.id, time())[1]
     _, ended = new_key(store, expires_at=datetime.now(UTC) + timedelta(milliseconds=50))
     wrong = {**WRONG, "revoked": revoked_text, "rotated": rotated_text, "expired": ended}
-    flags = {"database_url": SecretStr(database_url), "secret_key": SecretStr(SECRET), "admin_keys": ("sk-admin",)}
+    flags: dict[str, Any] = {"database_url": SecretStr(database_url), "secret_key": SecretStr(SECRET)}
+    flags |= {"admin_keys": ("sk-admin",), "failed_keys_per_minute": 10**6}
     async with FakeEngine() as engine, start_gateway(engine.url, api_keys=("sk-good",), **flags) as running:
         async with connect(running.url) as raw:
             assert (await ask(raw, {"authorization": f"Bearer {token({})}"})).status == 200
@@ -163,7 +166,7 @@ def test_what_is_known_never_crosses_credentials_with_a_common_beginning(ends: l
 
 
 def test_tokens_that_differ_in_their_last_letters_only_are_never_taken_for_each_other() -> None:
-    auth = Authenticator({}, tokens=Tokens(Settings(secret_key=SecretStr(SECRET)), UNLIMITED))
+    auth = Authenticator({}, tokens=Tokens(Settings(secret_key=SecretStr(SECRET)), UNLIMITED), attempts=UNBOUNDED)
     good = token({"pad": "x" * 300})
     assert auth.authenticate(f"Bearer {good}".encode(), None, NOW)
     for at in range(1, 40):
@@ -187,7 +190,9 @@ def costs_alike(*ways: Callable[[int], Any]) -> bool:
 
 def test_a_configured_keys_beginning_takes_as_long_to_refuse_as_any_other_text() -> None:
     key = "sk-" + "0123456789abcdef" * 30  # as long as a key may be: what is compared letter by letter would show
-    auth = Authenticator({key: Principal("t", "k"), **{f"sk-{n}": Principal("t", "k") for n in range(50)}})
+    auth = Authenticator(
+        {key: Principal("t", "k"), **{f"sk-{n}": Principal("t", "k") for n in range(50)}}, attempts=UNBOUNDED
+    )
 
     def refuse(text: str) -> Callable[[int], None]:
         headers = [f"Bearer {text[:-4]}{number:04}".encode() for number in range(3000)]
@@ -208,7 +213,7 @@ def test_a_known_ids_key_takes_as_long_to_refuse_as_an_unknown_ones(tmp_path: An
     for _ in range(50):
         key, _ = new_key(store)
     directory = KeyDirectory(database, 16, UNLIMITED)
-    auth = Authenticator({}, keys=directory)
+    auth = Authenticator({}, keys=directory, attempts=UNBOUNDED)
 
     def refuse(key_id: str) -> Callable[[int], None]:
         headers = [f"Bearer fb-{key_id}-{number:043}".encode() for number in range(9000)]
@@ -227,7 +232,7 @@ def test_a_known_ids_key_takes_as_long_to_refuse_as_an_unknown_ones(tmp_path: An
 
 def test_a_token_of_the_right_secret_says_no_more_of_a_wrong_signature_than_another() -> None:
     """The comparison of signatures is constant-time: one that is right up to its last byte gains nothing."""
-    auth = Authenticator({}, tokens=Tokens(Settings(secret_key=SecretStr(SECRET)), UNLIMITED))
+    auth = Authenticator({}, tokens=Tokens(Settings(secret_key=SecretStr(SECRET)), UNLIMITED), attempts=UNBOUNDED)
     signed, _, signature = token({}).rpartition(".")
 
     def refuse(wrong: str) -> Callable[[int], None]:

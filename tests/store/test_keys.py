@@ -28,7 +28,7 @@ async def principal_of(database: Database, secret: str, default: KeyLimits = UNL
     """Whom a gateway that has just started takes a secret for."""
     directory = KeyDirectory(database, 16, default)
     try:
-        found = directory.find(secret.encode(), sha256(secret.encode()).digest(), time())
+        found = directory.find(secret.encode(), sha256(secret.encode()).digest(), time(), "")
         found = await found if found is not None and not isinstance(found, Principal) else found
         return found if isinstance(found, Principal) else None
     finally:

@@ -1,4 +1,7 @@
-"""The engine agent's own pages: health, readiness, metrics. The engine itself is asked directly, on its own port."""
+"""The engine agent's own pages: health, readiness, metrics. The engine itself is asked directly, on its own port.
+
+They ask for no key: the agent's port is for those who watch, as the engine's own /metrics are.
+"""
 
 from fastapi import FastAPI
 
@@ -12,6 +15,7 @@ def make_app(agent: health.Role) -> FastAPI:
     """The application over one agent."""
     app = FastAPI(title="Forebay engine agent", version=__version__, openapi_url=None)
     app.state.role = agent
+    app.state.sees = health.everybody
     for router in PAGES:
         app.include_router(router)
     return app

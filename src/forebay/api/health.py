@@ -1,5 +1,10 @@
-"""Is it alive, is it ready, what are its figures. Each answer is made from memory: safe to ask every second."""
+"""Is it alive, is it ready, what are its figures. Each answer is made from memory: safe to ask every second.
 
+Whoever asks learns the state. Why it is so, and of what engines, is told to those who may read the metrics, and to
+administrators: it names addresses, models and errors.
+"""
+
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Request, Response
@@ -25,6 +30,9 @@ class Role(Protocol):
     def readiness(self) -> tuple[bool, str]: ...
 
 
+Sees = Callable[
+    [Request], Awaitable[bool]
+]  # whether a caller is told details; the application keeps it as `state.sees`
 router = APIRouter(tags=["health"])
 metrics_router = APIRouter(tags=["metrics"])
 
@@ -33,8 +41,10 @@ metrics_router = APIRouter(tags=["metrics"])
 @router.get("/healthz", include_in_schema=False)
 @router.get("/livez", include_in_schema=False)
 async def health(request: Request) -> dict[str, Any]:
-    """200 while this process works, whatever the engines do; the body says what they do."""
-    return _role(request).status()
+    """200 while this process works, whatever the engines do; with a key that opens /metrics, or an administrator's,
+    the body says what they do."""
+    told = _role(request).status()
+    return told if await _sees(request) else {"status": told["status"], "ready": told["ready"]}
 
 
 @router.get("/health/ready", summary="Whether requests would be served")
@@ -45,7 +55,8 @@ async def ready(request: Request) -> JSONResponse:
     is_ready, why = _role(request).readiness()
     if is_ready:
         return JSONResponse({"status": "ready"})
-    return JSONResponse({"status": "not ready", "reason": why}, 503, {"retry-after": "2"})
+    reason = {"reason": why} if await _sees(request) else {}
+    return JSONResponse({"status": "not ready", **reason}, 503, {"retry-after": "2"})
 
 
 @metrics_router.get("/metrics", summary="Prometheus metrics", response_class=Response)
@@ -57,3 +68,12 @@ async def metrics(request: Request) -> Response:
 def _role(request: Request) -> Role:
     role: Role = request.app.state.role
     return role
+
+
+async def _sees(request: Request) -> bool:
+    sees: Sees = request.app.state.sees
+    return await sees(request)
+
+
+async def everybody(_request: Request) -> bool:
+    return True

@@ -72,6 +72,11 @@ class Settings(
         return bool(self.api_keys) or self.uses_database or self.uses_tokens
 
     @property
+    def has_tenants(self) -> bool:
+        """Whether callers may be of more than one tenant: each configured key is one."""
+        return len(set(self.api_keys)) > 1 or self.uses_database or self.uses_tokens
+
+    @property
     def metrics_address(self) -> str:
         """Where the metrics port listens."""
         return self.metrics_host or self.host
@@ -101,6 +106,17 @@ class Settings(
             raise ValueError(
                 f"engine_host: an engine that listens on {self.engine_host} without a key would let anybody in; set "
                 "FOREBAY_UPSTREAM_API_KEY (upstream_api_key), keep engine_host 127.0.0.1, or say --allow-anonymous"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_administrators_in_the_clear(self) -> Self:
+        behind_tls = self.tls_cert_file is not None or self.trusted_proxies or self.allow_plain_admin
+        if self.admin_keys and self.host not in LOOPBACK_HOSTS and not behind_tls:
+            raise ValueError(
+                f"admin_keys: listening on {self.host} without TLS would send them over the network in the clear; "
+                "set tls_cert_file and tls_key_file, name the proxies with TLS in trusted_proxies, or say "
+                "--allow-plain-admin"
             )
         return self
 

@@ -24,8 +24,8 @@ def check_port(name: str, host: str, port: int, setting: str) -> Finding:
     try:
         listen(host, port).close()
     except OSError as failure:
-        if failure.errno == errno.EADDRINUSE and (version := _forebay_at(host, port)):
-            return ok(check, f"Forebay {version} listens there already")
+        if failure.errno == errno.EADDRINUSE and _forebay_at(host, port):
+            return ok(check, "Forebay listens there already")
         told = f"cannot listen on {host}:{port}: {failure.strerror or failure}"
         return wrong(check, told, _fix_of(failure.errno, port, setting))
     return ok(check, f"free on {host}")
@@ -39,13 +39,13 @@ def _fix_of(number: int | None, port: int, setting: str) -> str:
     return f"set {setting.replace('port', 'host')} to an address of this machine"
 
 
-def _forebay_at(host: str, port: int) -> str:
+def _forebay_at(host: str, port: int) -> bool:
     there = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host  # noqa: S104
     try:
         told = Caller.of(url_of(there, port), None, WITHIN_S).get_json("/health")
     except (NoAnswer, NotAsked):
-        return ""
-    return str(told.get("version", "")) if "engines" in told or "replicas" in told else ""
+        return False
+    return told.get("status") in ("ok", "degraded", "draining") and "ready" in told
 
 
 def check_database(settings: Settings) -> Finding:

@@ -35,7 +35,7 @@ from forebay.api.inner import GONE
 from forebay.gateway.cors import EXPOSED_HEADERS
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
-from forebay.policy.auth import Principal, presented, require, settled
+from forebay.policy.auth import Principal, presented, require
 from forebay.policy.grants import dotted, said
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 from forebay.telemetry.logging import ABOUT
@@ -66,6 +66,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
         "admin": administrators[0].dependency,
     }  # before a body is read
     metrics_need = [] if gateway.settings.metrics_public else _needs(gateway, "metrics")
+    app.state.sees = health.everybody if gateway.settings.metrics_public else _sees(gateway)
     for router in OPEN:
         if router is not page.router or gateway.settings.page:
             app.include_router(router)
@@ -103,6 +104,7 @@ def make_metrics_app(gateway: "Gateway") -> FastAPI:
     app.state.relayed = frozenset()
     settings = gateway.settings
     is_open = settings.metrics_public or settings.metrics_port_public
+    app.state.sees = health.everybody if is_open else _sees(gateway)
     app.include_router(health.router)
     for router in METRICS:
         app.include_router(router, dependencies=[] if is_open else _needs(gateway, "metrics"))
@@ -114,19 +116,37 @@ def _needs(gateway: "Gateway", scope: str) -> list[Any]:
     """What lets a request through if its key has a scope; nobody is an administrator without saying who."""
 
     async def admit(request: Request) -> None:
-        auth = gateway.pipeline.auth  # looked up each time: a reload puts another in its place
-        credentials = _credentials(request)
-        if scope == "admin":  # nobody is anonymous there
-            who = auth.recognise(presented(*credentials), time())
-        else:
-            who = auth.authenticate(*credentials, time())
-        principal = who if isinstance(who, Principal) else settled(await who, time())
+        principal = await _caller(gateway, request, named=scope == "admin")
         require(principal, scope)
         request.state.principal = principal
         if (about := ABOUT.get()) is not None:
             about.update(key_id=principal.key_id, tenant=principal.tenant)
 
     return [Depends(admit)]
+
+
+def _sees(gateway: "Gateway") -> health.Sees:
+    """What tells whether a caller may see more than the state; no key, or a wrong one, is no reason to refuse."""
+
+    async def sees(request: Request) -> bool:
+        try:
+            principal = await _caller(gateway, request)
+        except Refusal:
+            return False
+        return not principal.scopes.isdisjoint(("metrics", "admin"))
+
+    return sees
+
+
+async def _caller(gateway: "Gateway", request: Request, *, named: bool = False) -> Principal:
+    """Who is calling; with `named` nobody is anonymous. Raises `Refusal`."""
+    auth = gateway.pipeline.auth  # looked up each time: a reload puts another in its place
+    credentials, address = _credentials(request), request.client.host if request.client else ""
+    if named:
+        who = auth.recognise(presented(*credentials), time(), address)
+    else:
+        who = auth.authenticate(*credentials, time(), address)
+    return who if isinstance(who, Principal) else auth.settled(await who, time(), address)
 
 
 def _answer_as_elsewhere(app: FastAPI, gateway: "Gateway") -> None:

@@ -36,6 +36,7 @@ from forebay.gateway.timekeeping import day_and_month, keep_time
 from forebay.gateway.tuning import Tuning
 from forebay.listening import find_the_gone
 from forebay.outbox import Outbox
+from forebay.policy.attempts import Attempts
 from forebay.policy.auth import KeyLimits
 from forebay.policy.limits import Limits
 from forebay.replicas.discovery.source import Endpoint, Source
@@ -102,10 +103,13 @@ class Gateway:
         self.database = database
         self.audit = AuditLog(database)
         default = KeyLimits(requests_per_minute=settings.default_rate)
-        self.keys = KeyDirectory(database, settings.key_cache_size, default) if database is not None else None
+        self.attempts = Attempts(settings.failed_keys_per_minute)
+        self.keys = None
+        if database is not None:
+            self.keys = KeyDirectory(database, settings.key_cache_size, default, self.attempts)
         self.tokens = Tokens(settings, default, self.keys) if settings.uses_tokens else None
         self.turns = Turns(database, lambda: self.settings) if database is not None else None
-        tuning = Tuning.of(settings, keys=self.keys, tokens=self.tokens)
+        tuning = Tuning.of(settings, keys=self.keys, tokens=self.tokens, attempts=self.attempts)
         self.caching = Caching(tuning.cache_limits, shared_entries(settings))
         self.local_limits = Limits(default_limits(settings))
         self.shared_limits = shared_limits(settings, self.local_limits)
@@ -121,6 +125,7 @@ class Gateway:
             relay_limits=tuning.relay_limits,
             cache=self.caching if settings.cache_max_bytes else None,
             presets=tuning.presets,
+            salts=tuning.salts,
             tracing=self.tracing,
             room=self.room,
             forward_priority=settings.forward_priority,
@@ -236,7 +241,7 @@ class Gateway:
         pipeline.forward_priority = settings.forward_priority
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
-        pipeline.presets = tuning.presets
+        pipeline.presets, pipeline.salts = tuning.presets, tuning.salts
         for sock in self.listening:
             find_the_gone(sock, settings.write_timeout_s)
         for connection in (*self.connections, *self.watchers):

@@ -22,13 +22,14 @@ from forebay.gateway.relay import Relay
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
-from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require, settled
+from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
 from forebay.policy.presets import Presets, split_model
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
+from forebay.policy.salts import Salts
 from forebay.policy.verdict import Outcome
 from forebay.refusals import (
     BadRequest,
@@ -83,6 +84,7 @@ class Pipeline:
         relay_limits: RelayLimits,
         cache: Caching | None = None,
         presets: Presets | None = None,
+        salts: Salts | None = None,
         tracing: Tracing | None = None,
         room: Room,
         forward_priority: bool = False,
@@ -100,6 +102,7 @@ class Pipeline:
         self.relay_limits = relay_limits
         self.cache = cache
         self.presets = presets or Presets({})
+        self.salts = salts
         self.tracing = tracing
         self.room = room
         self.forward_priority = forward_priority
@@ -116,7 +119,7 @@ class Pipeline:
         if self._over:
             raise _stopped()
         headers = exchange.headers
-        who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time())
+        who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time(), exchange.head.address)
         if isinstance(who, Principal):
             self._admit(exchange, who)
         else:
@@ -176,7 +179,8 @@ class Pipeline:
         if exchange.refusal is not None:
             raise exchange.refusal
         if exchange.identity is not None:
-            self._admit(exchange, settled((yield exchange.identity), time()))
+            found = yield exchange.identity
+            self._admit(exchange, self.auth.settled(found, time(), exchange.head.address))
             now = monotonic()
             exchange.steps.append((now, "identified"))
         if exchange.route.response_id is not None:
@@ -352,7 +356,8 @@ class Pipeline:
         ask_usage = demand.stream and route.usage_on_request and not demand.wants_usage
         exchange.resumable = demand.resumable and route.resumable
         ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
-        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids), only
+        salt = self.salts.member_of(exchange.principal.tenant) if self.salts is not None and route.generates else b""
+        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids, salt=salt), only
 
     def meant_by(self, name: str | None) -> tuple[str, str | None, str | None]:
         """The model that is meant, its name as it was said, and the preset behind that. Raises `ModelNotFound`."""

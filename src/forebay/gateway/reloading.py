@@ -92,8 +92,9 @@ class Reloading:
             raise CannotFollow(f"{self._file}: changed while it was read")
         settings, changes = follow(running, wanted)
         try:
-            keys, tokens = self._gateway.keys, self._gateway.tokens
-            return settings, changes, Tuning.of(settings, running.upstream, keys=keys, tokens=tokens)
+            of = self._gateway
+            found = Tuning.of(settings, running.upstream, keys=of.keys, tokens=of.tokens, attempts=of.attempts)
+            return settings, changes, found
         except (ValueError, OSError) as wrong:
             raise CannotFollow(f"upstream: {wrong}") from None
 

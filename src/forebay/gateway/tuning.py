@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from forebay.config.settings import Settings
 from forebay.gateway.caching import CacheLimits
 from forebay.gateway.sending import RelayLimits
+from forebay.policy.attempts import Attempts
 from forebay.policy.auth import ANONYMOUS, Authenticator, KeyLimits, fixed_keys
 from forebay.policy.line import AdmissionRules
 from forebay.policy.presets import Presets
 from forebay.policy.routing import Routing
+from forebay.policy.salts import Salts
 from forebay.replicas.discovery.named import discovery_sources
 from forebay.replicas.discovery.source import Source
 from forebay.store.directory import KeyDirectory
@@ -27,6 +29,7 @@ class Tuning:
     relay_limits: RelayLimits
     cache_limits: CacheLimits
     presets: Presets
+    salts: Salts | None
     sources: list[Source] | None  # None where they stay those that there are
 
     @classmethod
@@ -37,13 +40,14 @@ class Tuning:
         *,
         keys: KeyDirectory | None = None,
         tokens: Tokens | None = None,
+        attempts: Attempts | None = None,
     ) -> "Tuning":
         """By these settings, where the engines are `upstream` now, and keys and tokens are looked up in these. Raises
         ValueError or OSError."""
         same = upstream is None or upstream == settings.upstream
         return cls(
             sources=None if same else discovery_sources(settings),
-            auth=make_authenticator(settings, keys, tokens),
+            auth=make_authenticator(settings, keys, tokens, attempts),
             routing=Routing(settings.routing),
             admission_rules=AdmissionRules(
                 most_under_way=settings.max_active_requests,
@@ -86,10 +90,13 @@ class Tuning:
                 wait_s=settings.cache_wait_s,
             ),
             presets=Presets(settings.presets),
+            salts=make_salts(settings),
         )
 
 
-def make_authenticator(settings: Settings, keys: KeyDirectory | None, tokens: Tokens | None) -> Authenticator:
+def make_authenticator(
+    settings: Settings, keys: KeyDirectory | None, tokens: Tokens | None, attempts: Attempts | None = None
+) -> Authenticator:
     """Who may call, as the settings say; everybody where they ask for no key."""
     default = KeyLimits(requests_per_minute=settings.default_rate)
     fixed = fixed_keys(
@@ -99,4 +106,11 @@ def make_authenticator(settings: Settings, keys: KeyDirectory | None, tokens: To
         default,
     )
     anonymous = None if settings.asks_for_keys else replace(ANONYMOUS, limits=default)
-    return Authenticator(fixed, anonymous=anonymous, keys=keys, tokens=tokens)
+    return Authenticator(fixed, anonymous=anonymous, keys=keys, tokens=tokens, attempts=attempts)
+
+
+def make_salts(settings: Settings) -> Salts | None:
+    """What keeps tenants apart in engines' prefix caches; None where there is one tenant, or they are not to be."""
+    if not settings.tenant_cache_salt or not settings.has_tenants:
+        return None
+    return Salts(settings.secret_key.get_secret_value() if settings.secret_key is not None else "")

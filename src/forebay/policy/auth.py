@@ -3,6 +3,7 @@
 Keys are compared by their SHA-256: looking a digest up tells nothing about the key through time, and no key is kept
 in memory in the clear. The last comparison is constant-time all the same. The configured keys are known here; who else
 may know a credential (the keys' database, the tokens' signers) is asked after them, and may have to be waited for.
+Those that are nobody's are counted by the caller's address (`attempts.py`).
 """
 
 import hmac
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol
 
+from forebay.policy.attempts import Attempts
 from forebay.refusals import Forbidden, Refusal, Unauthorized
 
 MAX_KEY_BYTES = 512
@@ -65,7 +67,9 @@ Found = Principal | Refusal
 class Source(Protocol):
     """Who else may know a credential: at once (None: nobody's), or when what it returns has been awaited."""
 
-    def find(self, credential: bytes, digest: bytes, wall: float) -> Principal | Awaitable[Found] | None: ...
+    def find(
+        self, credential: bytes, digest: bytes, wall: float, address: str
+    ) -> Principal | Awaitable[Found] | None: ...
 
 
 class Authenticator:
@@ -78,41 +82,56 @@ class Authenticator:
         anonymous: Principal | None = None,
         keys: Source | None = None,
         tokens: Source | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
         digests = ((sha256(key.encode()).digest(), principal) for key, principal in fixed.items())
         self._fixed = {digest: (digest, principal) for digest, principal in digests}
         self.anonymous = anonymous
         self._keys = keys
         self._tokens = tokens
+        self._attempts = attempts or Attempts()
 
     def __repr__(self) -> str:
         return f"<Authenticator {len(self._fixed)} keys, {self._keys!r}, {self._tokens!r}>"
 
     def authenticate(
-        self, authorization: bytes | None, api_key: bytes | None, wall: float
+        self, authorization: bytes | None, api_key: bytes | None, wall: float, address: str = ""
     ) -> Principal | Awaitable[Found]:
         """Whom the two headers name; where that is to be waited for, pass what came to `settled`. Raises `Refusal`."""
-        return self.anonymous or self.recognise(presented(authorization, api_key), wall)
+        return self.anonymous or self.recognise(presented(authorization, api_key), wall, address)
 
-    def recognise(self, presented: "Credential", wall: float) -> Principal | Awaitable[Found]:
-        """Whose a credential is, with nobody anonymous. Raises `Refusal`."""
+    def recognise(self, presented: "Credential", wall: float, address: str) -> Principal | Awaitable[Found]:
+        """Whose a credential is, with nobody anonymous; it came from `address`. Raises `Refusal`."""
         credential, digest = presented
         fixed = self._fixed.get(digest)
         if fixed is not None and hmac.compare_digest(fixed[0], digest):
             return fixed[1]
+        try:
+            return self._find(credential, digest, wall, address)
+        except Unauthorized as refusal:
+            raise self._attempts.failed(refusal, address, wall) from None
+
+    def settled(self, found: Found, wall: float, address: str) -> Principal:
+        """The principal that was waited for. Raises `Refusal`."""
+        try:
+            return _valid(found, wall)
+        except Unauthorized as refusal:
+            raise self._attempts.failed(refusal, address, wall) from None
+
+    def _find(self, credential: bytes, digest: bytes, wall: float, address: str) -> Principal | Awaitable[Found]:
         is_token = credential.startswith(b"eyJ") and credential.count(b".") == 2
         source = self._tokens if is_token and self._tokens is not None else self._keys
         if source is None:
             raise not_ours()
         if len(credential) > MAX_KEY_BYTES and source is not self._tokens:
             raise Unauthorized("The API key is not well-formed.")
-        found = source.find(credential, digest, wall)
+        found = source.find(credential, digest, wall, address)
         if found is None:
             raise not_ours()
-        return settled(found, wall) if isinstance(found, Principal) else found
+        return _valid(found, wall) if isinstance(found, Principal) else found
 
 
-def settled(found: Found, wall: float) -> Principal:
+def _valid(found: Found, wall: float) -> Principal:
     """The principal that was found, unless its time is over. Raises `Refusal`."""
     if isinstance(found, Refusal):
         raise found

@@ -3,7 +3,8 @@ of them, and what changes.
 
     known                             at once, from memory
     SQLite                            at once too: one statement on a connection of its own, some microseconds
-    PostgreSQL                        in a thread; requests with the same key wait for one look-up
+    PostgreSQL                        in a thread; requests with the same key wait for one look-up, and an address that
+                                      tries keys has few of them (`policy/attempts.py`)
     the database cannot be reached    known keys go on; others are refused with 503, without trying
 
 `follow` asks every second what has changed. What a look-up finds is remembered only if no change came in meanwhile: it
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from forebay.policy.attempts import Attempts
 from forebay.policy.auth import UNLIMITED, Found, KeyLimits, Principal, not_ours
 from forebay.policy.known import Known
 from forebay.refusals import Refusal, Unavailable
@@ -43,13 +45,14 @@ Answer = TypeVar("Answer")
 class KeyDirectory:
     """The keys of a database, as principals. `default` is for whoever has no number of requests of its own."""
 
-    def __init__(self, database: Database, size: int, default: KeyLimits) -> None:
+    def __init__(self, database: Database, size: int, default: KeyLimits, attempts: Attempts | None = None) -> None:
         self.known = Known(size)
         self.found = self.unknown = self.failed = 0
         self.next_expiry: float | None = None  # of a key that still opens, as wall-clock seconds
         self.away = ""  # why the database cannot be reached; empty while it can
         self._database = database
         self._default = default
+        self._attempts = attempts or Attempts()
         self._here = _connect(database) if database.file is not None else None
         self._threads = ThreadPoolExecutor(POOL_SIZE, "forebay-keys")
         self._asked: dict[bytes | str, asyncio.Task[Any]] = {}  # by digest or tenant
@@ -62,8 +65,8 @@ class KeyDirectory:
     def __repr__(self) -> str:
         return f"<KeyDirectory {self.known!r} change={self._number} {'away' if self.away else 'up'}>"
 
-    def find(self, credential: bytes, digest: bytes, wall: float) -> Principal | Awaitable[Found] | None:
-        """Whose a key is: at once, or to be awaited. Raises `Unavailable`."""
+    def find(self, credential: bytes, digest: bytes, wall: float, address: str) -> Principal | Awaitable[Found] | None:
+        """Whose a key is: at once, or to be awaited. Raises `Unavailable` or `RateLimited`."""
         principal = self.known.get(digest)
         if principal is not None:
             return principal
@@ -71,7 +74,16 @@ class KeyDirectory:
             return None
         if self._here is not None:
             return self._find_here(self._here, digest, wall)
-        return self._asked_once(digest, self._ask)
+        if digest in self._asked:
+            return self._asked_once(digest, self._ask)
+        host = self._attempts.begin_look_up(address, wall)
+        try:
+            answer = self._asked_once(digest, self._ask)
+        except Refusal:
+            self._attempts.end_look_up(host)
+            raise
+        self._asked[digest].add_done_callback(lambda _: self._attempts.end_look_up(host))
+        return answer
 
     def limits_of(self, tenant: str) -> KeyLimits | Awaitable[KeyLimits | Refusal]:
         """What a tenant may use, where no key tells: at once, or to be awaited. Raises `Unavailable`."""

@@ -145,7 +145,7 @@ class Tokens:
     def __repr__(self) -> str:
         return f"<Tokens {self.known!r} {self.key_set!r}>"
 
-    def find(self, credential: bytes, digest: bytes, wall: float) -> Principal | Awaitable[Found] | None:
+    def find(self, credential: bytes, digest: bytes, wall: float, _address: str) -> Principal | Awaitable[Found] | None:
         """Whose a token is: at once, or to be awaited where the key set is to be read. Raises `Refusal`."""
         principal = self.known.get(digest)
         if principal is not None:

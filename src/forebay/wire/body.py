@@ -1,8 +1,8 @@
 """A request's body → what the gateway must know of it (`Demand`), and the bytes to send on.
 
 The body is decoded once, and only the fields below are looked at; all else is vLLM's to judge. It is sent on byte for
-byte unless the model has another name at the engine, or the gateway needs to ask for the usage or the token ids that
-the caller did not ask for; then only those fields change.
+byte unless the model has another name at the engine, the gateway needs to ask for the usage or the token ids that the
+caller did not ask for, or its tenant has a salt (`policy/salts.py`); then only those fields change.
 
 Refused here, because nothing behind us bounds them: JSON that is none, too deep or of too many parts, more answers,
 prompts, log-probabilities or tokens than allowed, more tools, schemas and patterns (`structure.py`), addresses that an
@@ -277,21 +277,31 @@ def most_tokens(demand: Demand, body_bytes: int, default_max_tokens: int) -> int
 
 
 def body_for_engine(
-    body: bytes, demand: Demand, engine_model: str | None, *, ask_usage: bool, ask_ids: bool = False
+    body: bytes,
+    demand: Demand,
+    engine_model: str | None,
+    *,
+    ask_usage: bool,
+    ask_ids: bool = False,
+    salt: bytes = b"",
 ) -> bytes:
     """The bytes to send: the caller's own, or with the engine's name for the model, the usage and the token ids asked
-    for."""
+    for, and the member that is the tenant's salt."""
     rename = engine_model is not None and engine_model != demand.model
-    if not (rename or ask_usage or ask_ids):
+    if not (rename or ask_usage or ask_ids or salt):
         return body
-    if not rename and not demand.has_options:  # the usual case: no field to replace
-        added = (_ASK_USAGE if ask_usage else b"") + (_ASK_IDS if ask_ids else b"")
-        return body[: body.rindex(b"}")] + added + b"}"
+    replace_options = ask_usage and demand.has_options
+    if rename or replace_options:
+        body = _with_members(body, engine_model if rename else None, ask_usage=replace_options)
+    added = (_ASK_USAGE if ask_usage and not replace_options else b"") + (_ASK_IDS if ask_ids else b"") + salt
+    return body[: body.rindex(b"}")] + added + b"}" if added else body
+
+
+def _with_members(body: bytes, engine_model: str | None, *, ask_usage: bool) -> bytes:
+    """A body with another model, where one is named, and with the usage asked for among its options."""
     fields: dict[str, Any] = members_of(body)
-    if rename:
+    if engine_model is not None:
         fields["model"] = engine_model
-    if ask_ids:
-        fields["return_token_ids"] = True
     if ask_usage:
         options: dict[str, Any] = {}
         if (own := fields.get("stream_options")) is not None and bytes(own) != b"null":

@@ -127,6 +127,8 @@ def _by_text(transcript: Transcript, asked: dict[str, Any], left: int | None) ->
 def _common(transcript: Transcript, asked: dict[str, Any]) -> dict[str, Any]:
     options = {**(asked.get("stream_options") or {}), "include_usage": True}
     common = {"model": asked.get("model"), "stream": True, "stream_options": options}
+    if salt := asked.get("cache_salt"):  # the gateway's own: what was cut is not to be found by other tenants either
+        common["cache_salt"] = salt
     if asked.get("min_tokens"):
         common["min_tokens"] = max(asked["min_tokens"] - transcript.tokens, 0)
     return common

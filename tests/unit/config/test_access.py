@@ -134,3 +134,29 @@ def test_nor_is_one_in_the_key_sets() -> None:
     told = refusal(JWKS_URL="https://me:canary@host/keys")
     assert "would be shown" in told
     assert "canary" not in told
+
+
+@pytest.mark.parametrize(
+    ("env", "taken"),
+    [
+        ({"FOREBAY_HOST": "0.0.0.0"}, False),
+        ({"FOREBAY_HOST": "10.0.0.5"}, False),
+        ({"FOREBAY_HOST": "::"}, False),
+        ({"FOREBAY_HOST": "::1"}, True),
+        ({}, True),
+        ({"FOREBAY_HOST": "0.0.0.0", "FOREBAY_ALLOW_PLAIN_ADMIN": "true"}, True),
+        ({"FOREBAY_HOST": "0.0.0.0", "TRUSTED_PROXIES": "10.0.0.0/8"}, True),
+        ({"FOREBAY_HOST": "0.0.0.0", "FOREBAY_TLS_CERT_FILE": "c.pem", "FOREBAY_TLS_KEY_FILE": "k.pem"}, True),
+    ],
+)
+def test_administrators_keys_are_not_sent_in_the_clear_unless_somebody_says_so(
+    env: dict[str, str], taken: bool
+) -> None:
+    """D9: refused at the start, with what to do; nothing is asked of who has no such keys."""
+    assert loaded(API_KEYS="sk-a", **env)
+    if taken:
+        assert loaded(API_KEYS="sk-a", ADMIN_KEYS="sk-canary", **env).admin_keys
+    else:
+        told = refusal(API_KEYS="sk-a", ADMIN_KEYS="sk-canary", **env)
+        assert "--allow-plain-admin" in told
+        assert "canary" not in told

@@ -209,6 +209,36 @@ def test_a_change_leaves_every_other_value_byte_for_byte() -> None:
     assert fields["stream_options"] == {"a": 1.5, "include_usage": True}
 
 
+@pytest.mark.parametrize("ask_ids", [False, True])
+@pytest.mark.parametrize("ask_usage", [False, True])
+@pytest.mark.parametrize("options", ["", '"stream_options":{"a":1.50},'])
+@pytest.mark.parametrize("model", ["m", "alias"])
+def test_a_salt_comes_last_and_once_whatever_else_is_asked_for(
+    model: str, options: str, ask_usage: bool, ask_ids: bool
+) -> None:
+    body = f'{{"model":"{model}",{options}"seed":1.0e0,"prompt":"a}} \\u00e9" }} '.encode()
+    demand = read_demand(body, LIMITS)
+    sent = body_for_engine(body, demand, "m", ask_usage=ask_usage, ask_ids=ask_ids, salt=b',"cache_salt":"s"')
+    assert sent.endswith(b',"cache_salt":"s"}')
+    assert b'"seed":1.0e0' in sent
+    pairs = json.loads(sent, object_pairs_hook=list)
+    assert len({name for name, _ in pairs}) == len(pairs)
+    fields = json.loads(sent)
+    assert (fields["model"], fields["prompt"], fields["cache_salt"]) == ("m", "a} é", "s")
+    assert fields.get("return_token_ids", False) == ask_ids
+    assert fields.get("stream_options", {}).get("include_usage", False) == ask_usage
+    assert not options or fields["stream_options"]["a"] == 1.5
+
+
+@pytest.mark.parametrize("name", ["cache_salt", "cache\\u005fsalt", "\\u0063ache_salt"])
+@pytest.mark.parametrize("value", ['"mine"', "null", "7", '{"a":1}'])
+def test_no_spelling_of_a_salt_is_taken_from_a_caller(name: str, value: str) -> None:
+    for body in (f'{{"{name}":{value},"model":"m","prompt":"a"}}', f'{{"model":"m","prompt":"a","{name}":{value}}}'):
+        with pytest.raises(BadRequest) as refused:
+            read_demand(body.encode(), LIMITS)
+        assert refused.value.param == "cache_salt"
+
+
 def test_null_stream_options_are_none() -> None:
     body = b'{"model":"m","stream":true,"stream_options":null}'
     changed = body_for_engine(body, read_demand(body, LIMITS), "m", ask_usage=True)

@@ -53,6 +53,14 @@ def test_the_caller_sees_null_where_the_ids_were() -> None:
     assert b'\\"token_ids\\":[3]' in seen, "what a model writes stays"
 
 
+@pytest.mark.parametrize("ids", [[1, 2], None])
+def test_what_goes_on_elsewhere_stays_its_tenants_own(ids: list[int] | None) -> None:
+    body = asked(opening(ids), chunk("a", [10]), cache_salt="theirs")
+    assert ("prompt" in body) == (ids is not None)
+    assert body["cache_salt"] == "theirs"
+    assert "cache_salt" not in asked(opening(ids), chunk("a", [10]))
+
+
 def test_half_a_character_is_generated_again() -> None:
     body = asked(opening([1]), chunk("a", [10]), chunk("", [11]), chunk("é", [12]), chunk("", [13]))
     assert body["prompt"] == [1, 10, 11, 12]

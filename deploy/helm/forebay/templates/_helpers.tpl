@@ -88,7 +88,8 @@ forebay.dev/track: {{ .track }}
 {{- end }}
 {{- end }}
 
-{{/* The gateways' settings, less those that are followed without a restart where `.hot` is false. */}}
+{{/* The gateways' settings, less those that are followed without a restart where `.hot` is false. TLS is the ingress's,
+     and the network policy keeps everybody else away: hence allow_plain_admin. */}}
 {{- define "forebay.gatewaySettings" -}}
 {{- $root := .root }}
 {{- $values := $root.Values }}
@@ -101,7 +102,8 @@ forebay.dev/track: {{ .track }}
 {{- $settings := dict
   "host" "0.0.0.0" "port" 8000 "metrics_port" 9464 "metrics_port_public" true "log_format" "json"
   "drain_delay_s" $values.gateway.drain.delaySeconds "drain_timeout_s" $values.gateway.drain.timeoutSeconds
-  "allow_anonymous" $values.auth.allowAnonymous "cache_shared" $values.redis.sharedCache }}
+  "allow_anonymous" $values.auth.allowAnonymous "allow_plain_admin" true
+  "cache_shared" $values.redis.sharedCache }}
 {{- $settings = merge (deepCopy $values.settings) $settings }}
 {{- if .hot }}{{ $settings = merge (dict "upstream" $upstream "group_weights" $weights) $settings }}{{ end }}
 {{- toJson $settings }}

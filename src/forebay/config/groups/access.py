@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import SecretStr, model_validator
 
 from forebay.config.groups.group import ALL, Group, Seconds, declare
+from forebay.policy.attempts import USUAL_MOST
 
 setting = partial(declare, group="access")
 
@@ -46,10 +47,22 @@ class AccessSettings(Group):
         aliases=("ADMIN_KEYS",),
         hot=True,
     )
+    failed_keys_per_minute: int = setting(
+        USUAL_MOST,
+        "Keys and tokens that are nobody's, from one address within a minute, after which further ones are answered "
+        "429. Valid ones work all the same.",
+        ge=1,
+        le=10**6,
+    )
     allow_anonymous: bool = setting(
         False,
         "Listen beyond loopback without any key. Anybody who reaches the port can use it.",
         roles=ALL,
+    )
+    allow_plain_admin: bool = setting(
+        False,
+        "Take admin_keys beyond loopback without TLS, because something in front brings it, as trusted_proxies says "
+        "too, or the network is your own.",
     )
     metrics_public: bool = setting(
         False, "Serve /metrics and /metrics/engines without a key.", aliases=("METRICS_PUBLIC",)

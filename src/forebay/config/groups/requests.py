@@ -51,6 +51,14 @@ class RequestSettings(Group):
         roles=ALL,
     )
 
+    tenant_cache_salt: bool = setting(
+        True,
+        "Keep engines' prefix caches apart by tenant (cache_salt), where there may be more than one; else a tenant can "
+        "tell by the time to the first token what others have asked. Turned off, tenants share what begins alike, such "
+        "as a system prompt.",
+        hot=True,
+    )
+
     @field_validator("media_hosts")
     @classmethod
     def _refuse_no_host(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
