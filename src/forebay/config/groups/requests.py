@@ -50,7 +50,6 @@ class RequestSettings(Group):
         "data: URLs are always taken. A change needs the engines that Forebay runs to be started again.",
         roles=ALL,
     )
-
     tenant_cache_salt: bool = setting(
         True,
         "Keep engines' prefix caches apart by tenant (cache_salt), where there may be more than one; else a tenant can "
