@@ -110,7 +110,7 @@ async def test_no_engine_is_blamed_for_want_of_our_own_descriptors(host: str) ->
             assert answer.header("retry-after")
             await asyncio.sleep(0.1)  # a health check fails as well
         assert len(engine.calls("/health")) == checks
-        await caller.request("GET", "/health")
+        await caller.request("GET", "/health", headers=AUTH)
         (seen,) = (await caller.read_response("GET")).json()["replicas"]
         assert (seen["ready"], seen["breaker"], seen["in_flight"]) == (True, "closed", 0)
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (256, 256))
