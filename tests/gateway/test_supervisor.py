@@ -117,6 +117,14 @@ async def test_an_exit_with_status_0_is_a_crash_and_too_many_are_the_end(
     assert (line.levelname, line.getMessage()) == ("ERROR", "[core.py:1] torch.OutOfMemoryError: CUDA out of memory")
 
 
+async def test_an_engine_that_was_given_up_is_started_again_after_a_while(supervise: StartSupervisor) -> None:
+    async with supervise("exit-0", engine_crash_limit=1, engine_crash_window_s=0.3) as watched:
+        await watched.until(State.FAILED)
+        assert watched.supervisor.restarts == 0
+        await watched.until(State.STARTING)
+        assert watched.supervisor.restarts == 1
+
+
 async def test_health_that_fails_again_and_again_is_a_stall(supervise: StartSupervisor, tmp_path: Path) -> None:
     sick = tmp_path / "sick"
     async with supervise(env={"STUB_SICK": str(sick)}) as watched:

@@ -6,7 +6,7 @@ An event that is not in the table for the state is a bug of the caller: it raise
     STOPPED   no process                         STARTING  process runs, /health does not answer yet
     BACKOFF   waits before the next start        WARMING   healthy, its first generation is under way
     READY     has generated: may be asked        DRAINING  no new requests, old ones finish
-    STOPPING  asked to end, then killed          FAILED    crashed too often; stays down until reset
+    STOPPING  asked to end, then killed          FAILED    crashed too often: is tried but seldom
 
 An exit that was not asked for is a crash whatever its status: vLLM exits with 0 when its engine dies. A stop that a
 stall or a missed start deadline caused counts as a crash too; one that was asked for does not.
@@ -74,7 +74,7 @@ class ProcessExited(Event):
 
 
 class Reset(Event):
-    """An operator wants it tried again."""
+    """It has been left alone for long enough: once more."""
 
 
 # Effects
@@ -207,6 +207,8 @@ class Lifecycle:
         if self._is_crash(event):
             self._backoff.crashed(now)
         killing = self.state is State.STOPPING and to is State.STOPPING
+        if isinstance(event, Reset):
+            self._backoff.try_once(now)
         effects = self._kill() if killing else self._enter(to, event.why or _words(event), now)
         return effects + self._settle(event.why or _words(event), now)
 
@@ -251,6 +253,8 @@ class Lifecycle:
                 return [SetDeadline(limits.drain_s, DeadlinePassed("drain time is over"))]
             case State.STOPPING:
                 return [Signal(Kill.TERM), SetDeadline(limits.stop_s, DeadlinePassed("did not end when asked"))]
+            case State.FAILED:
+                return [SetDeadline(self._backoff.give_up(), Reset("has been left alone for a while"))]
         return []
 
     def _kill(self) -> list[Effect]:

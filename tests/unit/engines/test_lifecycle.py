@@ -119,7 +119,7 @@ def test_an_exit_that_was_not_asked_for_is_followed_by_a_longer_and_longer_pause
     assert pauses == [1.0, 2.0, 4.0, 8.0]
 
 
-def test_crashing_too_often_is_the_end_until_reset_and_long_ago_is_forgotten() -> None:
+def test_crashing_too_often_is_the_end_for_a_while_and_long_ago_is_forgotten() -> None:
     lifecycle = a_lifecycle(limit=3)
     lifecycle.want(True, 0.0)
     for now in (0.0, 1000.0, 1001.0):
@@ -130,6 +130,27 @@ def test_crashing_too_often_is_the_end_until_reset_and_long_ago_is_forgotten() -
     effects = lifecycle.handle(ProcessExited(), 1002.0)
     assert announced(effects) == [State.STOPPED, State.BACKOFF, State.FAILED]
     assert announced(lifecycle.handle(Reset(), 2000.0)) == [State.STOPPED, State.BACKOFF]
+
+
+def test_an_engine_that_was_given_up_is_tried_once_at_a_time_and_ever_more_seldom() -> None:
+    """B9: it has a way back, and costs little where there is none."""
+    lifecycle, now, pauses = a_lifecycle(limit=3), 0.0, []
+    effects = lifecycle.want(True, now)
+    while len(pauses) < 8:
+        deadline = next(effect for effect in effects if isinstance(effect, SetDeadline))
+        if lifecycle.state is State.FAILED:
+            pauses.append((lifecycle.spawns, deadline.seconds))
+        now += deadline.seconds
+        effects = lifecycle.handle(deadline.event, now)
+        if lifecycle.state is State.STARTING:
+            effects = lifecycle.handle(ProcessExited(), now)
+    spawns, seconds = zip(*pauses, strict=True)
+    assert spawns == (3, 4, 5, 6, 7, 8, 9, 10)
+    assert seconds[0] < seconds[1] < seconds[2]
+    assert seconds[-1] == 3600.0
+    up(lifecycle, now)
+    lifecycle.handle(ProcessExited(), now + 3000.0)
+    assert lifecycle.state is State.BACKOFF, "it ran well, so it starts afresh"
 
 
 @pytest.mark.parametrize("event", [Stalled(), DeadlinePassed()])

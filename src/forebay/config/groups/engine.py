@@ -103,7 +103,8 @@ class EngineSettings(Group):
     )
     engine_crash_limit: int = setting(
         5,
-        "Crashes within engine_crash_window_s after which it is left stopped.",
+        "Crashes within engine_crash_window_s after which it is given up: it is started again once after that time, "
+        "then after twice as long, and so on, at least every hour.",
         roles=ENGINES,
         ge=1,
         le=1000,
