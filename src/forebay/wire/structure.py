@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from forebay.refusals import BadRequest
-from forebay.wire.shape import longest_text
+from forebay.wire.shape import may_have_text_of
 
 _LISTS = frozenset({"tools", "functions"})
 _COMPILED = frozenset({"pattern", "regex", "grammar", "structural_tag"})
@@ -28,7 +28,7 @@ def check_structure(
             raise BadRequest(f"'{name}' may have at most {max_schema_bytes} bytes.", param=name)
         if name in _LISTS and raw.count(b"{") > max_tools and _length(raw) > max_tools:
             raise BadRequest(f"'{name}' may have at most {max_tools} entries.", param=name)
-        if len(raw) > max_grammar_bytes and longest_text(raw) > max_grammar_bytes:
+        if len(raw) > max_grammar_bytes and may_have_text_of(raw, max_grammar_bytes):
             _check_texts(name, raw, max_grammar_bytes)
 
 
