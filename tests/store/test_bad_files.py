@@ -82,7 +82,7 @@ async def test_a_disk_that_takes_no_file_is_503_and_the_next_upload_goes_on(
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
         refused = await sent(running.url, of())
         assert (refused.status, error_of(refused)["code"]) == (503, "files_unavailable")
-        assert refused.header("retry-after") == "10"
+        assert 10 <= int(refused.header("retry-after") or 0) <= 20
         flags["files_dir"].unlink()
         assert (await sent(running.url, of())).status == 200
 

@@ -227,7 +227,7 @@ async def test_posts_wait_in_their_order_and_no_more_than_may(
             await until(lambda: running.gateway.turns is not None and holds(running, one) == len(posts))
         refused = await post(running.url, one)
         assert (refused.status, error_of(refused)["code"]) == (409, "conversation_busy")
-        assert refused.header("retry-after") == "2"
+        assert 2 <= int(refused.header("retry-after") or 0) <= 4
         go_on.set()
         await asyncio.gather(*posts)
         assert [content for role, content in await said(running.url, one) if role == "user"] == ["q0", "q1", "q2"]

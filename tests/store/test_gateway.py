@@ -225,7 +225,7 @@ async def test_without_the_database_known_keys_go_on_and_others_are_told_to_wait
         for _ in range(2):
             refused = await ask(running, other)
             assert (refused.status, error_of(refused)["code"]) == (503, "keys_unavailable")
-            assert refused.header("retry-after") == "2"
+            assert 2 <= int(refused.header("retry-after") or 0) <= 4
             assert (await ask(running, known)).status == 200
         assert (await admin(running, "GET", "/keys")).status == 503
         assert running.figures()["forebay_keys_database_up"] == 0

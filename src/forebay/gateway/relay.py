@@ -75,7 +75,7 @@ class Relay(Sending):
     def block(self, data: bytes, now: float) -> None:
         self._progress_at = now
         if self._splitter is None:
-            self._held = joined(self._held, data)
+            self._held = joined(self._held, data) if self._held else data
             if (size := len(self._held)) > SMALL_BYTES:
                 self._hold(size, now)
             return
