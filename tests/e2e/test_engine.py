@@ -19,7 +19,8 @@ CANARY = "canary-prompt-4711"
 
 
 def client_of(service: Service) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+    # As long as a stream may wait for a new engine, whose start takes half a minute on a CPU that does nothing else.
+    return openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0, timeout=120)
 
 
 def engine_figures(service: Service) -> str:
