@@ -102,7 +102,7 @@ async def test_administrators_see_what_the_process_is_and_does(start_gateway: St
         assert next(iter(told["connections"]["engines"].values()))["open"] >= 1
         assert told["engine_commands"] == {"engine-0": [*COMMAND[:-1], "***"]}
         assert told["tasks"]["count"] == len(told["tasks"]["some"])
-        assert any("keep_time" in task["what"] and ":" in task["where"] for task in told["tasks"]["some"])
+        assert any(task["name"] == "time" and ":" in task["where"] for task in told["tasks"]["some"])
         assert told["settings"]["max_batch_prompts"] == 32
         assert told["settings"]["api_keys"] == ["set"]
         assert told["status"]["queues"]
