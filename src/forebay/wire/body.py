@@ -180,7 +180,8 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
         _read_seldom(body, limits, demand)
     if fields.prompt is not _ABSENT or fields.input is not _ABSENT:
         _count_prompts(fields, limits, demand)
-    if may_name_any(body):
+    # In messages an address is in a part of a content, so there is an array within an array: most bodies are no such.
+    if (arrays > 1 or fields.input is not _ABSENT) and may_name_any(body):
         check_media(_decoded(_prompts_decoder, body, limits), limits.media_hosts)
     return demand
 

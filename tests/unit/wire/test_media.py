@@ -94,7 +94,7 @@ def refused(fields: dict[str, Any], hosts: frozenset[str] = HOSTS) -> str | None
 def test_the_refusal_says_what_may_come_instead_and_names_no_host() -> None:
     for hosts in (frozenset[str](), HOSTS):
         with pytest.raises(UnsupportedMediaURL, match="data: URL") as told:
-            read_demand(b'{"model":"m","messages":[{"image_url":"http://evil.test/"}]}', limits(hosts))
+            read_demand(b'{"model":"m","messages":[{"content":[{"image_url":"http://evil.test/"}]}]}', limits(hosts))
         assert (told.value.status, told.value.code) == (400, "unsupported_media_url")
         assert not {"example", "evil"} & set(re.findall("[a-z]+", told.value.message))
 
@@ -168,4 +168,4 @@ def test_a_rule_that_is_no_host_is_refused(rule: str) -> None:
 
 def test_a_number_that_nothing_can_hold_beside_an_address_is_refused() -> None:
     with pytest.raises(BadRequest):
-        read_demand(b'{"model":"m","messages":[{"image_url":"data:x","x":1e999}]}', limits())
+        read_demand(b'{"model":"m","messages":[{"content":[{"image_url":"data:x","x":1e999}]}]}', limits())
