@@ -17,24 +17,17 @@
 #   --min-requests N    fewer are no ground to judge on (50)
 #   --error-margin X    share of failures that may be more (0.01)
 #   --latency-factor X  95th percentile of the time to first token that may be longer (1.3 times, and 50 ms)
-set -euo pipefail
 
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-program=$(basename "$0")
+source "$(dirname "${BASH_SOURCE[0]}")/said.sh"
+
 release=forebay namespace=default context='' chart=$scripts/../helm/forebay timeout=30m dry_run=''
 prometheus='' match='' watch=5m min_requests=50 error_margin=0.01 latency_factor=1.3
 # shellcheck disable=SC2034 # for those who source this, like `taken` and `revision` below
-readonly EXIT_FAILED=1 EXIT_USAGE=2 EXIT_UNDECIDED=3
-
-say() { printf '%s: %s\n' "$program" "$*" >&2; }
-die() {
-    say "$1"
-    exit "${2:-$EXIT_FAILED}"
-}
+readonly EXIT_USAGE=2 EXIT_UNDECIDED=3
 
 # The script's own first comment, then the options above.
 help() {
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    about
     sed -n '/^# Shared options/,/^[^#]/s/^# \{0,1\}//p' "$scripts/release.sh"
     exit 0
 }

@@ -3,23 +3,16 @@
 #
 #   DATABASE_URL   the database, postgresql://… or sqlite:///…, as Forebay has it; FOREBAY_DATABASE_URL goes before it
 #   HF_HUB_CACHE   where models are kept; else hub below HF_HOME, else ~/.cache/huggingface/hub
-set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/said.sh"
 umask 077
 
-# shellcheck disable=SC2034 # for those who source this
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-program=$(basename "$0")
 export DATABASE_URL=${FOREBAY_DATABASE_URL:-${DATABASE_URL:-}}
 hub=${HF_HUB_CACHE:-${HF_HOME:-$HOME/.cache/huggingface}/hub}
 export hub
 
-say() { printf '%s: %s\n' "$program" "$*" >&2; }
-die() {
-    say "$1"
-    exit "${2:-1}"
-}
 help() {
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    about
     exit 0
 }
 need() { command -v "$1" >/dev/null || die "there is no $1 on the PATH; install $2" 2; }

@@ -36,6 +36,7 @@ class Chart:
 
 def chart(found: Sides, secret: str = DEFAULT_SECRET, gpus: int = 1) -> Chart:
     """The values, and what they leave open. `gpus` are an engine's, where nobody says. Raises `CannotRender`."""
+    _refuse_versions(found.engines)
     gateway, engine = _taken()
     values = {
         "auth": {"existingSecret": secret, **_said(found.gateway, {"allow_anonymous": "allowAnonymous"})},
@@ -43,7 +44,7 @@ def chart(found: Sides, secret: str = DEFAULT_SECRET, gpus: int = 1) -> Chart:
         "modelDefaults": _table(
             settings=_known(found.common, engine), drain=_drain(found.common), startupSeconds=_startup(found.common)
         ),
-        "models": [_model(one, gpus) for one in _versions(found.engines)],
+        "models": [_model(one, gpus) for one in found.engines],
         "database": _table(enabled="database_url" in found.secrets),
         "redis": _table(enabled="redis_url" in found.secrets, **_said(found.gateway, {"cache_shared": "sharedCache"})),
         "settings": _known(found.gateway, gateway),
@@ -65,15 +66,14 @@ _TRANSLATED = frozenset(
 )
 
 
-def _versions(engines: tuple[Engine, ...]) -> tuple[Engine, ...]:
-    """The same. Raises `CannotRender` where two are versions of one model."""
+def _refuse_versions(engines: tuple[Engine, ...]) -> None:
+    """Raises `CannotRender` where two are versions of one model."""
     for number, one in enumerate(engines):
         if one.group != "default":
             raise CannotRender(
                 f"models[{number}].model_group: the chart has a version beside another as its canary; leave this model "
                 "out and start it with deploy/scripts/canary.sh"
             )
-    return engines
 
 
 def _model(one: Engine, gpus: int) -> Table:
@@ -83,11 +83,11 @@ def _model(one: Engine, gpus: int) -> Table:
         servedName=one.served,
         replicas=one.replicas,
         nodes=one.nodes if one.nodes > 1 else None,
-        gpus=gpus if one.gpus is None else one.gpus,
+        gpus=one.gpus_or(gpus),
         settings=one.settings,
         args=list(one.args),
         env=[{"name": name, "value": value} for name, value in one.env.items()],
-        **({"image": {"repository": "forebay-engine-cpu"}} if one.gpus == 0 or (one.gpus is None and not gpus) else {}),
+        **({} if one.gpus_or(gpus) else {"image": {"repository": "forebay-engine-cpu"}}),
     )
 
 

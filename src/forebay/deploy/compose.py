@@ -65,7 +65,7 @@ def _services(engines: tuple[Engine, ...], gpus: int) -> Iterator[_Service]:
                 f"plan: {engine.model} is for {engine.nodes} nodes, and Compose for one; use --target helm"
             )
         for number in range(engine.replicas):
-            its = tuple(next(free) for _ in range(gpus if engine.gpus is None else engine.gpus))
+            its = tuple(next(free) for _ in range(engine.gpus_or(gpus)))
             yield _Service(f"engine{number + 1 if number else ''}-{engine.name}", engine, its)
 
 
@@ -75,7 +75,7 @@ def _url(service: _Service) -> str:
 
 
 def _engine_settings(found: Sides, engine: Engine, gpus: int) -> Table:
-    split = gpus if engine.gpus is None else engine.gpus
+    split = engine.gpus_or(gpus)
     named = {"served_model_name": engine.served} if engine.served else {}
     tensor = {"tensor_parallel_size": split} if split > 1 else {}
     return {**_told(found.common), **named, **tensor, **engine.settings}
@@ -86,7 +86,7 @@ def _told(table: Table) -> Table:
 
 
 def _is_path(name: str) -> bool:
-    return str(Path.__name__) in str(Settings.model_fields[name].annotation)
+    return Path.__name__ in str(Settings.model_fields[name].annotation)
 
 
 def _left_out(found: Sides) -> dict[str, str]:

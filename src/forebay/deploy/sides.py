@@ -44,6 +44,10 @@ class Engine:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
+    def gpus_or(self, default: int) -> int:
+        """How many, with what holds where nobody says."""
+        return default if self.gpus is None else self.gpus
+
 
 @dataclass(frozen=True)
 class Sides:
