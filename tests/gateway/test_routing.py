@@ -164,7 +164,7 @@ async def test_a_canary_gets_its_share_of_conversations_and_keeps_them(start_gat
         trio.running.gateway.replicas.refresh()
         for conversation in range(20):
             await trio.turn(conversation)
-        assert canary.requests == []
+        assert canary.calls(CHAT) == []
         for engine in trio.engines[:2]:
             await engine.stop()
         async with asyncio.timeout(5):
