@@ -89,7 +89,7 @@ def start_agent(tmp_path: Path) -> StartAgent:
             if process.returncode is None:
                 process.kill()
             await process.wait()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while any(alive(pid) for pid in family):
                     await asyncio.sleep(0.02)
 
@@ -147,7 +147,7 @@ async def scrapes(agent: Agent) -> int:
 
 async def until_not_ready(agent: Agent) -> str:
     """Return why."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (answer := await fetch(agent.url, "GET", "/health/ready")).status == 200:
             await asyncio.sleep(0.01)
     reason: str = answer.json()["reason"]
@@ -226,7 +226,7 @@ async def test_sigterm_lets_a_request_end_that_is_not_in_the_figures_yet(start_a
         await agent.until_ready()
         prefill = {"model": "m", "prompt": "prefill"}
         asking = asyncio.create_task(fetch(agent.engine_url, "POST", "/v1/completions", prefill))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while agent.asked()[-1] != ["prefill", None]:
                 await asyncio.sleep(0.01)
         agent.signal()
@@ -301,7 +301,7 @@ async def test_what_one_start_compiled_the_next_one_finds(start_agent: StartAgen
             assert (agent.directory / "home/warmup" / cache["key"] / "compiled").exists()
             warm = (await agent.figures())['forebay_engine_warmup_cache_warm{engine="engine-0"}']
             assert warm == (cache["state"] == "warm")
-            async with asyncio.timeout(5):  # the marker is written beside everything else
+            async with asyncio.timeout(20):  # the marker is written beside everything else
                 while not (agent.directory / "home/warmup" / cache["key"] / "forebay-ready").exists():
                     await asyncio.sleep(0.01)
     assert [cache["state"] for cache in shown] == ["cold", "warm", "cold"]

@@ -94,7 +94,7 @@ async def test_another_takes_the_lead_where_the_first_lets_it_go_or_dies(valkey:
         one.let_go(b"k")  # it is not one's any more
         started = time.monotonic()
         assert await one.find(b"k", 0.3) is None  # the other never says anything again
-        assert 0.25 < time.monotonic() - started < 2
+        assert 0.25 < time.monotonic() - started < 5
         assert valkey.client.get("forebay:cache:leader:k") is not None
 
 
@@ -172,13 +172,13 @@ async def test_a_server_that_is_down_costs_no_request_anything(
 async def test_a_server_that_hangs_costs_little_and_not_every_request(
     valkey: ValkeyServer, start_gateway: StartGateway
 ) -> None:
-    async with FakeEngine() as engine, two_gateways(start_gateway, engine, valkey, redis_timeout_s=0.05) as (one, _):
+    async with FakeEngine() as engine, two_gateways(start_gateway, engine, valkey, redis_timeout_s=0.5) as (one, _):
         await ask(one)
         valkey.stop()
         try:
             started = time.monotonic()
             await all_served(one)
-            assert time.monotonic() - started < 0.9
+            assert time.monotonic() - started < 3
         finally:
             valkey.go_on()
 

@@ -81,7 +81,7 @@ async def test_a_thousand_results_come_in_the_order_of_their_prompts(start_gatew
 async def test_a_call_goes_at_once_where_nothing_is_under_way(start_gateway: StartGateway) -> None:
     async with FakeEngine() as engine, start_gateway(engine.url) as running, client_of(running, **PATIENT) as client:
         engine.default = ListAnswers()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert (await client.generate("alone")).text == text_for("alone")
 
 
@@ -111,7 +111,7 @@ async def test_a_full_request_waits_for_nobody(start_gateway: StartGateway) -> N
         async with client_of(running, max_batch_size=2, **PATIENT) as client, asyncio.TaskGroup() as group:
             group.create_task(client.generate("first"))
             await engine.wait_for(lambda e: e.running == 1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert all(not one.error for one in await client.map(["a", "b", "c", "d"]))
             assert asked(engine) == [["first"], ["a", "b"], ["c", "d"]]
             gate.set()
@@ -215,7 +215,7 @@ async def test_a_quota_that_is_used_up_is_no_reason_to_try_again(start_gateway: 
         engine.default = ListAnswers()
         async with client_of(running) as client:
             assert (await client.generate("the first", max_tokens=2)).tokens == 2
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 (result,) = await client.map(["a"])
         assert result.error is not None
         assert (result.error.status, result.error.code) == (429, "insufficient_quota")
@@ -390,7 +390,7 @@ async def test_cancelling_in_the_turn_in_which_it_is_sent_leaves_nothing_behind(
                 await asyncio.sleep(0)
             call.cancel()
             await asyncio.wait([call])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await client.generate("next")
         assert (client._batcher.waiting, len(client._batcher.in_flight), client._open) == (0, 0, set())
 
@@ -410,7 +410,7 @@ async def test_closing_waits_for_what_is_under_way_and_takes_no_more() -> None:
             await client.generate("late")
         assert not closing.done()
         gate.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await closing
         assert [first.result().text, second.result().text] == [text_for("first"), text_for("second")]
         await engine.wait_for(lambda e: not e.connections)
@@ -490,7 +490,7 @@ async def test_ctrl_c_gives_up_what_is_under_way() -> None:
         await engine.wait_for(lambda e: e.running == 1, timeout=20)
         waiting.send_signal(signal.SIGINT)
         await engine.wait_for(lambda e: e.running == 0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             _, said = await waiting.communicate()
         assert said.decode().splitlines()[-1] == "KeyboardInterrupt"
 
@@ -512,7 +512,7 @@ async def test_ctrl_c_gives_up_what_other_threads_have_under_way() -> None:
         block = asyncio.create_task(asyncio.to_thread(_outcome, run))
         await engine.wait_for(lambda e: e.running == 1)
         interrupted.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert isinstance(await block, KeyboardInterrupt)
             with pytest.raises(GenerationError, match="closed"):
                 await asyncio.wrap_future(calls[0])

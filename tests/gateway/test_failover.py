@@ -135,7 +135,7 @@ async def test_streams_that_fail_inside_a_200_open_the_breaker_too(start_gateway
         await all_ready(running)
         bad.default = lambda record: Behaviour(error_after=1)
         breaker = next(r.breaker for r in running.gateway.replicas if r.name == bad.url)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while breaker.state.value == "closed":
                 await chat(running.url, stream=True)
 

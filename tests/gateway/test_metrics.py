@@ -26,7 +26,7 @@ KEYS = 100_000
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait until something is so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not true():
             await asyncio.sleep(0.005)
 
@@ -67,10 +67,10 @@ async def test_an_engine_that_hangs_or_talks_nonsense_costs_nobody_elses_figures
     async with mute, FakeEngine() as engine, Nonsense() as other:
         gone = "http://127.0.0.1:1"
         upstreams = (hanging, gone, engine.url, other.url)
-        async with start_gateway(*upstreams, health_timeout_s=0.5) as running:
+        async with start_gateway(*upstreams, health_timeout_s=1.0) as running:
             begun = time.monotonic()
             pages = await asyncio.gather(*(scraped(running.url, "/metrics/engines", **AUTH) for _ in range(8)))
-            assert time.monotonic() - begun < 2.5
+            assert time.monotonic() - begun < 6
             for told in pages:
                 assert {one.labels["replica"] for one in told["vllm:num_requests_running"]} == {engine.url}
                 assert {one.labels["replica"] for one in told["vllm:kv_cache_usage_perc"]} == {engine.url, other.url}
@@ -173,7 +173,7 @@ async def test_a_slow_caller_is_cut_off_on_the_metrics_port_too(start_gateway: S
         port = int(running.metrics_url.rsplit(":", 1)[1])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert b" 408 " in await reader.read()
         writer.close()
 

@@ -159,7 +159,7 @@ async def test_the_watch_follows_a_file_once_it_stays_the_same(start_gateway: St
 
 
 async def eventually(holds: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not holds():
             await asyncio.sleep(0.005)
 
@@ -242,7 +242,7 @@ async def test_sighup_has_a_gateway_read_its_file_again(tmp_path: Path) -> None:
         assert (await chat(url, n=3)).status == 400
         replace(file, "max_n = 3\n")
         process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (await chat(url, n=3)).status != 200:
                 await asyncio.sleep(0.01)
         assert process.returncode is None

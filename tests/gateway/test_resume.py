@@ -156,7 +156,7 @@ async def test_the_only_engine_is_waited_for_until_it_is_back(start_gateway: Sta
         whole = [asyncio.create_task(chat(running.url, max_tokens=8)) for _ in range(4)]
         await engine.wait_for(lambda e: e.generated >= 16)
         await engine.stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while next(iter(running.gateway.replicas)).ready:
                 await asyncio.sleep(0.01)
         await engine.start()
@@ -259,11 +259,11 @@ async def test_a_client_that_leaves_while_its_engine_is_waited_for_is_forgotten(
         await engine.wait_for(lambda e: e.generated >= 3)
         await engine.stop()
         stream.cancel()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while running.gateway.pipeline.running:
                 await asyncio.sleep(0.01)
         await engine.start()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while not running.gateway.replicas.ready:
                 await asyncio.sleep(0.01)
         assert (await chat(running.url, max_tokens=2)).status == 200

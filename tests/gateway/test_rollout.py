@@ -87,7 +87,7 @@ def start_serve(tmp_path: Path) -> StartServe:
             family = descendants(process.pid)
             process.kill()
             await process.wait()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await process.stdout.read()  # else its pipe outlives the loop
                 while any(alive(pid) for pid in family):
                     await asyncio.sleep(0.02)

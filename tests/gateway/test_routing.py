@@ -56,7 +56,7 @@ async def three(start_gateway: StartGateway, *groups: str, **flags: Any) -> Asyn
         urls = [engine.url + group for engine, group in zip(engines, groups or ("",) * 3, strict=True)]
         async with start_gateway(*urls, **flags) as running:
             trio = Trio(running, engines)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await trio.ready(3)
             yield trio
 
@@ -80,14 +80,14 @@ async def test_conversations_stay_on_one_replica_each_and_move_together_when_it_
         assert len(set.union(*before.values())) > 1, "and not the same for all"
         dead = next(iter(before["start 0"]))
         await dead.stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await trio.ready(2)
         during = await all_turns(trio)
         for start, engines in during.items():
             assert len(engines) == 1
             assert (engines == before[start]) == (dead not in before[start]), "only the dead one's have moved"
         await dead.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await trio.ready(3)
         assert await all_turns(trio) == before, "they come home"
 
@@ -145,7 +145,7 @@ async def test_a_hot_conversation_spills_over_by_the_bound(start_gateway: StartG
 
 
 async def running(trio: Trio, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while sum(engine.running for engine in trio.engines) != count:
             await asyncio.sleep(0.002)
 
@@ -164,10 +164,10 @@ async def test_a_canary_gets_its_share_of_conversations_and_keeps_them(start_gat
         trio.running.gateway.replicas.refresh()
         for conversation in range(20):
             await trio.turn(conversation)
-        assert canary.requests == []
+        assert canary.calls(CHAT) == []
         for engine in trio.engines[:2]:
             await engine.stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await trio.ready(1)
         await trio.turn(1)
         assert len(canary.calls(CHAT)) == 1, "nobody else can"

@@ -49,7 +49,7 @@ async def test_after_a_file_with_a_number_beyond_all_bounds_the_next_one_is_foll
 
         reloading = gateway.reloading = Reloading(gateway, Loader(load, file), look_every_s=0.02)
         gateway.background.start("settings file", reloading.watch)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             file.write_text(TOO_LONG)
             while not reloading.why:
                 await asyncio.sleep(0.01)
@@ -94,7 +94,7 @@ async def test_a_background_task_that_fails_is_started_again_and_counted(start_g
             gateway.date_line = gateway.date_line.replace(b"GMT", b"UTC")
 
         gateway.pipeline.sweep = fail_twice  # type: ignore[method-assign]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while b"UTC" not in gateway.date_line:
                 await asyncio.sleep(0.01)
         assert running.figures()['forebay_background_failures_total{task="time"}'] == 2

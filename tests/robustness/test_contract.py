@@ -57,7 +57,7 @@ async def test_a_request_that_kills_engines_costs_no_more_than_one_and_its_attem
         engine.default = lambda record: Behaviour(faults=[Fault("head", "reset")])
     try:
         async with start_gateway(*(engine.url for engine in engines), retry_attempts=2) as running:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not all(replica.ready for replica in running.gateway.replicas):
                     await asyncio.sleep(0.005)
                 answer = await chat(running.url)

@@ -285,7 +285,7 @@ async def test_metrics_tell_when_the_next_key_expires(
     new_key(store, expires_at=soon)
     store.revoke(revoked.id, now.timestamp())
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while "forebay_key_expiry_timestamp_seconds" not in running.figures():
                 await asyncio.sleep(0.01)
         assert running.figures()["forebay_key_expiry_timestamp_seconds"] == pytest.approx(soon.timestamp())

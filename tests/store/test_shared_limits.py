@@ -183,7 +183,7 @@ async def test_away_each_gateway_enforces_its_share_at_once_and_says_so_once(
             answers += await chats(running, 2)
             slowest = max(slowest, time.perf_counter() - began)
         assert passed(answers) == 30
-        assert slowest < 0.45
+        assert slowest < 1.5
         assert running[0].figures()["forebay_limits_degraded"] == 1
         await until(lambda: len(told(caplog)) == 2)
         if how == "kill":
@@ -204,9 +204,9 @@ async def test_slow_counts_cost_one_time_out_and_not_one_a_request(
         async with gateways(start_gateway, engine, proxy.url, 1, key_limits=limits) as running:
             proxy.delay_s = 2.0
             began = time.perf_counter()
-            for _ in range(50):
+            for _ in range(100):
                 assert (await chat(running[0].url)).status == 200
-            assert time.perf_counter() - began < 1.0
+            assert time.perf_counter() - began < 3.0
             proxy.delay_s = 0.0
             await until(lambda: not is_degraded(running[0]))
 
