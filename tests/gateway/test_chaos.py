@@ -110,8 +110,15 @@ async def test_ten_thousand_requests_while_engines_die_hang_lie_and_are_replaced
         await serves(running)
         await nothing_is_left(running, engines)
         await end_of(running, before)
-    # 502: two engines, one after the other, gave answers that are none, or gave the request up.
-    told = {"refused:503", "refused:502:upstream_invalid_response", "refused:502:engine_aborted", "broken:unresumable"}
+    # 502: two engines, one after the other, gave answers that are none, or gave the request up. 504: one stalled, and
+    # it had been taken over as often as may be.
+    told = {
+        "refused:503",
+        "refused:502:upstream_invalid_response",
+        "refused:502:engine_aborted",
+        "refused:504:upstream_timeout",
+        "broken:unresumable",
+    }
     refused = Counter({how: count for how, count in ended.items() if how not in ("answered", "left")})
     assert all(any(how.startswith(one) for one in told) for how in refused), ended
     assert refused.total() < 0.25 * ended["answered"], ended  # a few in a thousand, where the machine is not busy

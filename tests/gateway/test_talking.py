@@ -187,7 +187,7 @@ async def test_ctrl_c_stops_the_answer_and_not_the_chat(start_gateway: StartGate
             assert (question["content"], second["content"]) == ("one", "two")
             assert stopped["content"].startswith(" t0 t1 t2 t3")
             terminal.type("/stats\r")
-            await terminal.until("answers: 2", at)
+            await terminal.until("> ", await terminal.until("answers: 2", at))
             terminal.type(CTRL_D)
             assert await terminal.status() == 0
 
