@@ -82,6 +82,15 @@ class Terminal:
                 self._news.clear()
         return at + len(text)
 
+    async def press_until(self, key: str, text: str, after: int = 0) -> int:
+        """Press a key until it shows a text. Once would do but for Ctrl-C between a prompt and the wait for a key, of
+        which CPython's readline tells nobody before the next key."""
+        while True:
+            self.type(key)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    return await self.until(text, after)
+
     async def status(self) -> int:
         """Wait for the command's end."""
         return await asyncio.wait_for(self.process.wait(), 30)

@@ -179,8 +179,7 @@ async def test_ctrl_c_stops_the_answer_and_not_the_chat(start_gateway: StartGate
             at = await terminal.until("> ", await terminal.until("tokens/s", at))
             await engine.wait_for(lambda e: e.running == 0)
             assert engine.calls(CHAT)[0].outcome == "aborted"
-            terminal.type(CTRL_C)
-            at = await terminal.until("Ctrl-D leaves", at)
+            at = await terminal.press_until(CTRL_C, "Ctrl-D leaves", at)
             terminal.type("two\r")
             at = await terminal.until("2 tokens", await terminal.until(" t0 t1", at))
             question, stopped, second = engine.calls(CHAT)[1].body["messages"]
