@@ -1,7 +1,7 @@
 """The tests' fake engine as a process of its own: `python -m bench.fake '{"slots": 8, "token_delay_s": 0.05}'`.
 
-It prints its address, and then, for every line that it reads, how many generations it was asked to start. With
-`"token_cost_s"` a prompt's tokens, as the caller's `x-tokens` tells them, take that long each before the first token.
+It prints its address, and then, for every line that it reads, how many generations it was asked to start. A prompt's
+tokens are those that the gateway estimates, and take `"token_cost_s"` each before the first of the answer.
 """
 
 import asyncio

@@ -41,11 +41,11 @@ MODEL = "fake-model"
 class Size:
     """An engine of known capacity and the queue before it."""
 
-    slots: int = 20
+    slots: int = 12
     tokens: int = 10
     token_delay_s: float = 0.1
     queue_timeout_s: float = 5.0
-    queue_target_s: float = 0.25
+    queue_target_s: float = 0.5
 
     @property
     def service_s(self) -> float:
@@ -223,12 +223,14 @@ async def crowd(url: str, size: Size, factor: float, seconds: float) -> tuple[li
     return ends, statuses, waits
 
 
-async def retried(size: Size, seconds: float, reference: Asked, recovery_s: float = 30.0) -> list[Row]:
+async def retried(size: Size, seconds: float, reference: Asked, recovery_s: float = 40.0) -> list[Row]:
     """A4: the load falls to 0.8 C while those who were refused still come back."""
-    warm = 2 * size.service_s
+    warm, over = 2 * size.service_s, list[float]()
     async with both(size) as (engine, gateway):
         storm = asyncio.create_task(crowd(gateway.url, size, 5, seconds))
         await asyncio.sleep(seconds)
+        fell = perf_counter()
+        storm.add_done_callback(lambda _: over.append(perf_counter() - fell))
         after = await load(gateway.url, size, 0.8, recovery_s)
         ends, statuses, waits = await storm
         starts = await engine.starts()
@@ -243,7 +245,12 @@ async def retried(size: Size, seconds: float, reference: Asked, recovery_s: floa
         Row("A4 goodput at 5 C, retried, against C", f"{goodput:.1%}, {attempts}", "90%", goodput >= 0.9),
         Row("A4 engine starts an answer", f"{starts / accepted:.3f}", "1.05", starts <= 1.05 * accepted),
         Row("A4 Retry-After", f"{sorted(set(waits))}", "1 to 30, not all the same", told),
-        Row("A4 recovered at 0.8 C after", f"{recovered:.1f} s", "30 s", recovered < min(30.0, 0.9 * recovery_s)),
+        Row(
+            "A4 recovered at 0.8 C after",
+            f"{recovered:.1f} s; the last retry was over after {over[0]:.1f} s",
+            "30 s",
+            recovered < min(30.0, 0.9 * recovery_s),
+        ),
     ]
 
 
