@@ -104,7 +104,7 @@ bench-routing: $(DEV_READY) ## Measure the choice among 1,000 replicas
 bench-fairness: $(DEV_READY) ## Measure what fair queueing does for a quiet tenant
 	.venv/bin/python -m bench.fairness $(ARGS)
 
-bench-overload: $(DEV_READY) ## Measure three times the load that the engine can take
+bench-overload: $(DEV_READY) ## Measure 0.7 to 5 times the load that the engine can take
 	.venv/bin/python -m bench.overload $(ARGS)
 
 bench-hot-path: $(DEV_READY) ## Measure what each policy adds to a request

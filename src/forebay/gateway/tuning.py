@@ -1,6 +1,7 @@
 """What a gateway makes of its settings and may swap while requests run: made beforehand, swapped in one step."""
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from forebay.config.settings import Settings
 from forebay.gateway.caching import CacheLimits
@@ -53,6 +54,7 @@ class Tuning:
                 most_under_way=settings.max_active_requests,
                 most_queued=settings.max_queue_size,
                 patience_s=settings.queue_timeout_s,
+                target_s=inf if settings.queue_target_s is None else settings.queue_target_s,
                 fair=settings.queue_order == "fair",
                 input_weight=settings.input_token_weight,
                 output_weight=settings.output_token_weight,

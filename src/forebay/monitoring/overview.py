@@ -204,7 +204,7 @@ QUEUE = Row(
         ),
         Panel(
             "Turned away by the queue",
-            "Full, hopeless (it would take too long), past its deadline, or gave way to another tenant.",
+            "Full, hopeless (it would take too long), standing (kept short), past its deadline, or gave way.",
             "reqps",
             one(SEEN.rate(m.QUEUE_REFUSALS, by=("model", "reason")), "{{model}} {{reason}}"),
             stacked=True,

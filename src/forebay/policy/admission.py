@@ -1,10 +1,11 @@
 """Is there room now, or is there a line? As many requests are relayed to a model's engines as they can take.
 
 The others wait in a bounded queue, in the order that `fairness.py` says, and are let in as places come free. There are
-five ways not to be let in, each a refusal at once, before any work was done:
+six ways not to be let in, each a refusal at once, before any work was done:
 
     full       as many wait as may, and this tenant's are no fewer than anybody else's
     hopeless   at the rate at which places come free it would wait for longer than it is ready to
+    standing   the queue was never empty for long, and this one's wait would be above what such a queue is kept to
     deadline   it has waited for as long as it was ready to
     gave_way   the queue was full, its tenant had most waiting, and another tenant's request came
     too_many   more requests are under way in all than this gateway takes

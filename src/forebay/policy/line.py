@@ -4,19 +4,20 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from forebay.policy.drain_rate import DrainRate
 from forebay.policy.fairness import FairQueue, Tenant
+from forebay.policy.standing import Standing
 from forebay.policy.verdict import Outcome, Ticket
 from forebay.refusals import Overloaded, Refusal
 
 if TYPE_CHECKING:
     from forebay.policy.admission import Admission
 
-Reason = Literal["full", "hopeless", "deadline", "gave_way"]
-REASONS: tuple[Reason, ...] = ("full", "hopeless", "deadline", "gave_way")
+Reason = Literal["full", "hopeless", "standing", "deadline", "gave_way"]
+REASONS: tuple[Reason, ...] = ("full", "hopeless", "standing", "deadline", "gave_way")
 Waits = Literal["engines_full", "own_requests_first", "others_first"]  # for a place; for those ahead of it in line
 Seen = tuple[int, int, int, int, float | None]  # places taken, and all; waiting; of the tenant; about how long, seconds
 KEPT_S = 0.1
@@ -26,11 +27,13 @@ _UNKNOWN_WAIT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRules:
-    """`most_under_way` in all; `most_queued` a model; `fair`, else first come, first served; what a token weighs."""
+    """`most_under_way` in all; `most_queued` a model; a queue that stands is kept to `target_s`; `fair`, else first
+    come, first served; what a token weighs."""
 
     most_under_way: int
     most_queued: int
     patience_s: float
+    target_s: float = inf
     fair: bool = True
     input_weight: float = 1.0
     output_weight: float = 2.0
@@ -99,6 +102,7 @@ class Line:
         self.queue: FairQueue[Place] = FairQueue()
         self.refused = dict.fromkeys(REASONS, 0)
         self._admission = admission
+        self._standing = Standing(inf, inf)
         self.follow(admission.rules)
         self.kept: dict[Tenant, float] = {}  # whose place is kept, until when; these count as running
         self._drain = DrainRate()
@@ -111,6 +115,7 @@ class Line:
     def follow(self, rules: AdmissionRules) -> None:
         """Go by these rules from now on."""
         self._most_queued = rules.most_queued
+        self._standing.target_s, self._standing.after_s = rules.target_s, rules.patience_s
         self.input_weight = rules.input_weight
         self.output_weight = rules.output_weight
 
@@ -135,9 +140,9 @@ class Line:
         """Let it wait for its turn, if there is a point in that. Raises `Overloaded`."""
         queue, tenant, priority = self.queue, place.tenant, place.priority
         ahead = queue.ahead(tenant, priority)
-        wait_s = self._drain.wait_s(ahead, now, waiting=queue.size > 0)
-        if self.limit and wait_s is not None and now + wait_s > place.deadline:
-            raise self._refusal("hopeless", f"It would take about {wait_s:.0f} s to come to this request.", now)
+        wait_s = self._drain.wait_s(ahead, now, places=self.limit, waiting=queue.size > 0)
+        if self.limit and wait_s is not None:
+            self._see_a_point(place, wait_s, now)
         if queue.size >= self._most_queued:
             other = queue.gives_way(tenant, priority) if queue.size else None
             if other is None:
@@ -145,6 +150,7 @@ class Line:
             self._turn_away(other, self._refusal("gave_way", "Others with fewer requests waiting came.", now))
         if not queue.size:
             self._drain.waiting_began(now)
+            self._standing.began(now)
         place.ahead = ceil(ahead)
         place.waits_for = _waits_for(queue, tenant)
         place.seen = self.running, self.limit, queue.size, tenant.held, wait_s
@@ -156,12 +162,20 @@ class Line:
             self._deadlines = [entry for entry in self._deadlines if entry[2].promise is not None]
             heapify(self._deadlines)
 
+    def _see_a_point(self, place: Place, wait_s: float, now: float) -> None:
+        """Raises `Overloaded` where it would wait for too long."""
+        if now + wait_s > place.deadline:
+            raise self._refusal("hopeless", f"It would take about {wait_s:.0f} s to come to this request.", now)
+        if self.queue.size and wait_s > self._standing.most_wait_s(now):
+            self._standing.refused(now)
+            raise self._refusal("standing", "More requests come than can be served, and the queue is kept short.", now)
+
     def left(self, place: Place, now: float) -> None:
         """It is over, or its caller no longer waits."""
         place.tenant.held -= 1
         self._admission.under_way -= 1
         if place.running and self.queue.size:
-            self._drain.freed(now)
+            self._drain.freed(now, self.limit)
             if self._keeps(place, now):
                 self.kept[place.tenant] = now + KEPT_S
             else:
@@ -218,7 +232,7 @@ class Line:
 
     def _refusal(self, reason: Reason, why: str, now: float) -> Overloaded:
         self.refused[reason] += 1
-        wait_s = self._drain.wait_s(self.queue.size + 1, now, waiting=self.queue.size > 0)
+        wait_s = self._drain.wait_s(self.queue.size + 1, now, places=self.limit, waiting=self.queue.size > 0)
         retry_s = self._admission.jittered(_UNKNOWN_WAIT_S if wait_s is None else wait_s)
         refusal = Overloaded(f"The service is busy. {why} Try again in {ceil(retry_s)} s.", retry_after_s=retry_s)
         refusal.spread = False  # it is already

@@ -136,7 +136,8 @@ QUEUE_WAIT = Metric(
 QUEUE_REFUSALS = Metric(
     "forebay_queue_refusals_total",
     "counter",
-    "Requests not let in: the queue full, the wait hopeless, the deadline passed, or way given to another tenant.",
+    "Requests not let in: the queue full, the wait hopeless, or too long for a queue that stands, the deadline passed, "
+    "or way given to another tenant.",
     ("model", "reason"),
 )
 TENANT_REQUESTS = Metric(

@@ -29,6 +29,8 @@ _LIMITS = {
 _REASONS = {
     "full": "the queue is full: {waiting} of {most_waiting} wait, {running} of {places} running",
     "hopeless": "it would have waited longer than it may: {waiting} wait, {running} of {places} running",
+    "standing": "more requests came than can be served, so the queue is kept short (queue_target_s): {waiting} wait, "
+    "{running} of {places} running",
     "deadline": "its turn did not come in the time it may wait: {waiting} still wait, {running} of {places} running",
     "gave_way": "the queue was full, and it gave way to a tenant with fewer waiting: {running} of {places} running",
     "too_many": "{running} requests under way, as many as this gateway takes (max_active_requests)",

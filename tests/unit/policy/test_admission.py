@@ -104,7 +104,7 @@ def test_whoever_fills_the_queue_gives_way_to_a_tenant_with_fewer_waiting() -> N
         take(where, "elephant")
     running.release("answered", 1.0)
     assert is_in(mouse)
-    assert where.lines[MODEL].refused == {"full": 1, "hopeless": 0, "deadline": 0, "gave_way": 1}
+    assert where.lines[MODEL].refused == {"full": 1, "hopeless": 0, "standing": 0, "deadline": 0, "gave_way": 1}
 
 
 def test_with_equal_shares_of_a_full_queue_nobody_gives_way() -> None:
@@ -274,11 +274,26 @@ def test_a_storm_of_requests_that_come_and_leave_leaves_no_trace() -> None:
 def test_the_drain_rate_is_that_of_the_last_few_dozen_and_falls_when_nothing_comes() -> None:
     rate = DrainRate()
     rate.waiting_began(100.0)
-    assert rate.wait_s(1, 100.0, waiting=True) is None
+    assert rate.wait_s(1, 100.0, places=1, waiting=True) is None
     for number in range(200):
-        rate.freed(100.0 + number / 10)
+        rate.freed(100.0 + number / 10, 1)
     for number in range(200):
-        rate.freed(120.0 + number)
-    assert rate.wait_s(5, 319.0, waiting=True) == pytest.approx(5, rel=0.1)
-    assert rate.wait_s(5, 419.0, waiting=False) == pytest.approx(5, rel=0.1), "idle time is not counted"
-    assert rate.wait_s(5, 419.0, waiting=True) > 15  # type: ignore[operator]
+        rate.freed(120.0 + number, 1)
+    assert rate.wait_s(5, 319.0, places=1, waiting=True) == pytest.approx(5, rel=0.1)
+    assert rate.wait_s(5, 419.0, places=1, waiting=False) == pytest.approx(5, rel=0.1), "idle time is not counted"
+    assert rate.wait_s(5, 419.0, places=1, waiting=True) > 15  # type: ignore[operator]
+
+
+def test_requests_that_began_together_and_end_together_are_not_taken_for_a_rate() -> None:
+    """A burst fills twenty places at once: nothing ends for a second, then all do."""
+    rate = DrainRate()
+    rate.waiting_began(0.0)
+    for turn in range(1, 9):
+        for number in range(20):
+            now = turn + number / 1000
+            rate.freed(now, 20)
+            wait_s = rate.wait_s(20, now, places=20, waiting=True)
+            if (turn, number) < (2, 19):
+                assert wait_s is None
+            else:
+                assert wait_s == pytest.approx(1.0, rel=0.5)

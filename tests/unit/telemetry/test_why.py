@@ -100,6 +100,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         refused(503, "server_is_overloaded", reason="hopeless", **FULL),
         "refused: it would have waited longer than it may: 100 wait, 64 of 64 running",
     ),
+    "a queue that stands": (
+        refused(503, "server_is_overloaded", reason="standing", **FULL),
+        "refused: more requests came than can be served, so the queue is kept short (queue_target_s): 100 wait, "
+        "64 of 64 running",
+    ),
     "its time in line is over": (
         story(
             (2.0, "queued", QUEUED),

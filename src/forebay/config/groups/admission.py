@@ -37,6 +37,13 @@ class AdmissionSettings(Group):
         aliases=("QUEUE_TIMEOUT",),
         hot=True,
     )
+    queue_target_s: Seconds | None = setting(
+        None,
+        "What a queue that stands is kept to, seconds: where it has not been empty for queue_timeout_s, who would wait "
+        "longer than this is refused with 503, until for as long nobody had to be. Bursts wait as before. None by "
+        "default: everybody may wait for queue_timeout_s.",
+        hot=True,
+    )
     standby_models: tuple[str, ...] = setting(
         (),
         "Models that may be without an engine for a while, as where one is started only when it is asked for, by the "
