@@ -19,7 +19,8 @@ Make = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Background:
-    """`start` and forget. `failures` counts, by a task's name, how often it was started again."""
+    """`start` and forget. `failures` counts, by a task's name, how often it was started again; 0 is told too, so that
+    the first failure is seen to be one more."""
 
     def __init__(self) -> None:
         self.failures: dict[str, int] = {}
@@ -30,6 +31,7 @@ class Background:
 
     def start(self, name: str, make: Make) -> "asyncio.Task[None]":
         """Run what `make` makes, again and again until it returns or is cancelled."""
+        self.failures.setdefault(name, 0)
         task = asyncio.get_running_loop().create_task(self._keep(name, make), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -49,7 +51,7 @@ class Background:
             try:
                 await make()
             except Exception:
-                self.failures[name] = self.failures.get(name, 0) + 1
+                self.failures[name] += 1
                 log.exception("a background task failed; it is started again", extra={"task": name})
             else:
                 return

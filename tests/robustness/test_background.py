@@ -59,7 +59,7 @@ async def test_after_a_file_with_a_number_beyond_all_bounds_the_next_one_is_foll
             file.write_text("max_n = 3\n")
             while gateway.settings.max_n != 3:
                 await asyncio.sleep(0.01)
-        assert gateway.background.failures == {}
+        assert not any(gateway.background.failures.values())
 
 
 async def test_a_fault_of_ours_while_settings_are_read_is_told_and_changes_nothing(start_gateway: StartGateway) -> None:
@@ -119,4 +119,4 @@ async def test_a_task_that_is_over_or_cancelled_is_not_started_again() -> None:
     await asyncio.sleep(0)
     await background.stop()
     assert runs == ["once", "for ever"]
-    assert background.failures == {}
+    assert not any(background.failures.values())
