@@ -46,6 +46,7 @@ class Place:
                 env={**os.environ, "API_KEYS": "sk-test", "NOTIFY_SOCKET": path, **self._env},
                 stdin=self.sock,
                 stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
             )
             async with asyncio.timeout(30):
                 while await asyncio.get_running_loop().sock_recv(notices, 100) != b"READY=1":
