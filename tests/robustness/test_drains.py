@@ -1,7 +1,6 @@
 """B14: a drain loses nothing, and neither does a reload (`make bench-drains` tries it fifty times)."""
 
 import pytest
-
 from bench.drains import measure
 
 
