@@ -92,9 +92,11 @@ async def serving(stall_s: float) -> AsyncIterator[tuple[int, str]]:
         program.write_text(ENGINE)
         root = str(Path(__file__).parent.parent)
         env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], root])
+        flags = {"--engine-stall-s": stall_s, "--engine-concurrency": CALLERS // 4, "--engine-stop-timeout-s": 1}
+        flags |= {"--engine-crash-limit": 100, "--engine-backoff-max-s": 1}  # it has to be there for the next trial
         process = await asyncio.create_subprocess_exec(
-            *(FOREBAY, "serve", "m", "--replicas", "2", "--port", "0", "--engine-stall-s", str(stall_s)),
-            *("--engine-concurrency", str(CALLERS // 4), "--engine-stop-timeout-s", "1", "--engine-crash-limit", "100"),
+            *(FOREBAY, "serve", "m", "--replicas", "2", "--port", "0"),
+            *(str(word) for flag in flags.items() for word in flag),
             env=env,
             stdout=asyncio.subprocess.PIPE,
             stderr=(Path(name) / "log").open("wb"),
