@@ -94,13 +94,14 @@ async def serving(stall_s: float) -> AsyncIterator[tuple[int, str]]:
         env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], root])
         flags = {"--engine-stall-s": stall_s, "--engine-concurrency": CALLERS // 4, "--engine-stop-timeout-s": 1}
         flags |= {"--engine-crash-limit": 100, "--engine-backoff-max-s": 1}  # it has to be there for the next trial
-        process = await asyncio.create_subprocess_exec(
-            *(FOREBAY, "serve", "m", "--replicas", "2", "--port", "0"),
-            *(str(word) for flag in flags.items() for word in flag),
-            env=env,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=(Path(name) / "log").open("wb"),
-        )
+        with (Path(name) / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(FOREBAY, "serve", "m", "--replicas", "2", "--port", "0"),
+                *(str(word) for flag in flags.items() for word in flag),
+                env=env,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
         assert process.stdout is not None
         url = (await process.stdout.readline()).decode().split()[-1]
         try:
@@ -111,6 +112,7 @@ async def serving(stall_s: float) -> AsyncIterator[tuple[int, str]]:
             process.terminate()
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), 20)
+            await process.stdout.read()  # else its pipe outlives the loop
 
 
 async def _replicas(url: str) -> list[dict[str, Any]]:

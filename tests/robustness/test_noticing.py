@@ -1,4 +1,4 @@
-"""B2, B3: an engine's process that is killed or stopped is left, and no caller notices (figures: `make bench-noticing`)."""
+"""B2, B3: an engine's process that is killed or stopped is left, and no caller notices (`make bench-noticing`)."""
 
 import signal
 
