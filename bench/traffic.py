@@ -1,4 +1,4 @@
-"""Mixed traffic with faults, for `bench/soak.py`: callers of every kind, two engines that fail them, and what both count.
+"""Mixed traffic with faults, for `bench/soak.py`: callers of every kind, engines that fail them, and what both count.
 
 Requests come at random (Poisson): chats and completions, whole and streamed, embeddings, repeated ones that the cache
 answers, posts to conversations, bodies that are none, wrong keys. One in twenty is left by its caller within the
