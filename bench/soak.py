@@ -7,10 +7,11 @@ change once a minute; two of the tests' fake engines, whose capacity is 1/0.7 of
 of `bench/traffic.py`.
 
 Every ten seconds /metrics are read; from a fifth of the run on, slopes are by least squares, with standard errors.
-Bars: memory grows by less than 1 MB a minute; descriptors, tasks and connections by nothing, which is asked twice: a
-slope not above three standard errors, and as many when all is quiet at the end as when it was after the warm-up (load
-pauses for that). At the end nothing is under way, and the counts of requests agree: the gateway's by status with the
-callers', its database's with its metrics', and its answers with what the engines finished.
+Bars: memory grows by less than 1 MB a minute (in a run of few minutes caches still fill); descriptors, tasks and
+connections by nothing, which is asked twice: a slope not above three standard errors, and as many when all is quiet at
+the end as when it was after the warm-up (load pauses for that). At the end nothing is under way, and the counts of
+requests agree: the gateway's by status with the callers', its database's with its metrics', and its answers with what
+the engines finished.
 """
 
 import argparse

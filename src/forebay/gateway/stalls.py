@@ -74,7 +74,7 @@ class StallWatch:
         """Each by itself: of an engine that was stopped the counter does not come, and the other says so meanwhile."""
         try:
             await read(replica)
-            await asyncio.sleep(READ_EVERY_S)
+            await asyncio.sleep(min(READ_EVERY_S, replica.progress.stall_s * READ_AFTER))
         finally:
             del self._reading[replica, read]
 
