@@ -30,7 +30,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/forebay/__init__.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-unit test-load test-security test-robustness docker-build docker-run compose-up health metrics check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path clean
+.PHONY: help serve test test-unit test-load test-security test-robustness docker-build docker-run compose-up health metrics check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path bench-drains bench-noticing soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -112,6 +112,15 @@ bench-hot-path: $(DEV_READY) ## Measure what each policy adds to a request
 
 bench-limits: $(DEV_READY) ## Measure how exact limits are, with one gateway and with two
 	.venv/bin/python bench/limits.py $(ARGS)
+
+bench-drains: $(DEV_READY) ## Replace the gateway fifty times under load, and change its settings as often
+	.venv/bin/python -m bench.drains $(ARGS)
+
+bench-noticing: $(DEV_READY) ## Measure how soon a killed and a stopped engine is noticed
+	.venv/bin/python -m bench.noticing $(ARGS)
+
+soak: $(DEV_READY) ## Half an hour of mixed traffic and faults on one core; fails where anything grows
+	.venv/bin/python -m bench.soak $(ARGS)
 
 clean: ## Remove what was installed and built here; models stay in their cache
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

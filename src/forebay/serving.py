@@ -29,15 +29,17 @@ async def serve_engines(
     loader: Loader | None = None,
     database: Database | None = None,
     metrics_at: socket.socket | None = None,
+    *,
+    shared: bool = False,
 ) -> None:
     """Start an engine in each slot and serve over them until a signal; then drain, and end them.
 
     SIGHUP has a log file opened again and the settings read again by `loader`, and begins a rollout to the slots that
     `read_slots` then tells. Sockets are made in `directory`; `on_ready` is called each time an engine has joined;
-    `metrics_at` is the bound metrics port, where there is one.
+    `metrics_at` is the bound metrics port, where there is one; `shared` is whether `sock` outlives this process.
     """
     gateway = Gateway(settings, writer, database=database)
-    server = GatewayServer(gateway, metrics_at)
+    server = GatewayServer(gateway, metrics_at, shared=shared)
     fleet = Fleet(gateway, directory, on_ready, server.stop)
     gateway.on_stall = fleet.stalled
     gateway.rollout = rollout = Rollout(fleet, read_slots)

@@ -2,6 +2,7 @@
 library only.
 
     STUB         exit-0 · unhealthy · no-generation · stubborn · loading (for ever, deaf to SIGTERM, as vLLM is then)
+    STUB_LOADS   while this file exists, it loads: nothing listens yet
     STUB_SICK    while this file exists, /health answers 503
     STUB_HANG    while this file exists, no generation begins, and none goes on
     --fail       as an option: ends at once, as vLLM does for options that it does not take
@@ -144,6 +145,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+    request_queue_size = 2048  # as uvicorn's
 
 
 class TcpServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -203,6 +205,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("INFO 11-21 10:00:00 [weights.py:1] loading", flush=True)
         signal.pause()
+    wait_until(lambda: not exists("STUB_LOADS"))
     if root := os.environ.get("VLLM_CACHE_ROOT"):  # something compiled
         Path(root).mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):

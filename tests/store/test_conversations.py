@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from time import time
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from forebay.config.sources import load_settings
 from forebay.store import conversations as store
 from forebay.store.conversations import (
     Conversation,
@@ -20,6 +21,7 @@ from forebay.store.conversations import (
 )
 from forebay.store.database import Database
 from forebay.store.tables import conversation_messages, conversation_turns
+from forebay.store.turns import Turns, TurnTimeout
 
 LEASE_S = 10.0
 NOW = 1_000_000.0
@@ -94,7 +96,7 @@ def test_what_is_deleted_is_gone_with_all_that_was_said(kept: ConversationStore,
     with pytest.raises(UnknownConversation):
         kept.history(late)
     with pytest.raises(LostTurn):
-        kept.is_first(late, NOW)
+        kept.is_first(late)
 
 
 def test_a_conversation_lives_on_from_its_last_message_and_is_swept_after(kept: ConversationStore) -> None:
@@ -122,11 +124,11 @@ def test_turns_come_in_the_order_of_arrival(kept: ConversationStore) -> None:
     one = made(kept)
     first, second, third = (arrived(kept, one) for _ in range(3))
     assert (first.first, second.first) == (True, False)
-    assert not kept.is_first(second, NOW)
+    assert not kept.is_first(second)
     kept.leave(second)
-    assert not kept.is_first(third, NOW)
+    assert not kept.is_first(third)
     said(kept, first, "x")
-    assert kept.is_first(third, NOW)
+    assert kept.is_first(third)
 
 
 def test_no_more_wait_than_may(kept: ConversationStore) -> None:
@@ -138,27 +140,39 @@ def test_no_more_wait_than_may(kept: ConversationStore) -> None:
     assert not arrived(kept, one, most=1).first
 
 
-def test_a_turn_that_is_not_renewed_passes_on_and_its_holder_stores_nothing(kept: ConversationStore) -> None:
+def later(database: Database, seconds: float) -> None:
+    """Let so much time go by for those who hold turns: the database's clock, which no test can turn, says how much."""
+    with database.engine.begin() as connection:
+        turns = conversation_turns
+        connection.execute(update(turns).values(expires_at=turns.c.expires_at - seconds))
+
+
+def test_a_turn_that_is_not_renewed_passes_on_and_its_holder_stores_nothing(
+    kept: ConversationStore, database: Database
+) -> None:
     one = made(kept)
     frozen, waiting = arrived(kept, one), arrived(kept, one)
-    later = NOW + LEASE_S + 1
-    kept.renew([waiting], later, LEASE_S)
-    assert kept.is_first(waiting, later)
+    later(database, LEASE_S + 1)
+    kept.renew([waiting], LEASE_S)
+    assert kept.is_first(waiting)
     with pytest.raises(LostTurn):
         said(kept, frozen, "too late")
     said(kept, waiting, "in time")
     assert [m.content for m in kept.show("acme", one, NOW)[1]] == ["in time", "yes"]
 
 
-def test_a_turn_that_is_renewed_is_kept_and_a_newcomer_finds_it(kept: ConversationStore) -> None:
+def test_a_turn_that_is_renewed_is_kept_and_a_newcomer_finds_it(kept: ConversationStore, database: Database) -> None:
     one = made(kept)
     held = arrived(kept, one)
-    kept.renew([held], NOW + 9, LEASE_S)
-    newcomer = arrived(kept, one, NOW + 15)
+    later(database, 9)
+    kept.renew([held], LEASE_S)
+    later(database, 6)
+    newcomer = arrived(kept, one)
     assert not newcomer.first
-    assert not kept.is_first(newcomer, NOW + 15)
+    assert not kept.is_first(newcomer)
     said(kept, held, "x")
-    assert arrived(kept, one, NOW + 40).first, "the newcomer's own has expired by now"
+    later(database, LEASE_S + 1)
+    assert arrived(kept, one).first, "the newcomer's own has expired by now"
 
 
 def test_the_history_is_the_newest_that_any_model_could_hold(
@@ -179,7 +193,7 @@ def test_writers_at_once_leave_each_number_and_position_once(kept: ConversationS
 
     def post(number: int) -> int:
         turn = kept.arrive("acme", one, time(), LEASE_S, 99)
-        while not kept.is_first(turn, time()):
+        while not kept.is_first(turn):
             pass
         said(kept, turn, f"q{number}", f"a{number}", at=time())
         return turn.number
@@ -191,3 +205,29 @@ def test_writers_at_once_leave_each_number_and_position_once(kept: ConversationS
     assert [m.position for m in messages] == list(range(40))
     pairs = [(messages[at].content, messages[at + 1].content) for at in range(0, 40, 2)]
     assert sorted(pairs) == sorted((f"q{number}", f"a{number}") for number in range(20))
+
+
+@pytest.mark.parametrize("off_s", [3600.0, -3600.0], ids=["an hour ahead", "an hour behind"])
+async def test_a_machine_whose_clock_is_off_neither_takes_a_turn_from_another_nor_keeps_one(
+    off_s: float, database: Database, kept: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B12: who holds a turn, and for how long, is told by the database's clock."""
+    settings, _ = load_settings({"conversation_lease_s": LEASE_S, "request_timeout_s": 1}, env={})
+    one = made(kept, at=time(), ttl_s=100_000.0)
+    here, elsewhere = Turns(database, lambda: settings), Turns(database, lambda: settings)
+    held = await here.take("acme", one)
+    with monkeypatch.context() as patched:
+        patched.setattr("forebay.store.turns.time", lambda: time() + off_s)
+        with pytest.raises(TurnTimeout):
+            await elsewhere.take("acme", one)
+        await elsewhere.close()
+        await here.finish(held, Message("user", "q", time()), Message("assistant", "a", time()))
+        other = Turns(database, lambda: settings)
+        left_behind = await other.take("acme", one)
+    with pytest.raises(TurnTimeout):
+        await here.take("acme", one)
+    await here.close()
+    later(database, LEASE_S + 1)
+    again = Turns(database, lambda: settings)
+    await again.take("acme", one)
+    assert left_behind.number == 3

@@ -13,10 +13,13 @@ from forebay.store.database import Database, DatabaseError, open_database
 from forebay.telemetry.logging import LogWriter, start_logging
 
 
-def prepare(settings: Settings, host: str, port: int, flag: str = "--port") -> tuple[socket.socket, LogWriter]:
-    """Bind the port and start logging; each ends the process with one line where it cannot be done."""
+def prepare(
+    settings: Settings, host: str, port: int, flag: str = "--port", passed: socket.socket | None = None
+) -> tuple[socket.socket, LogWriter]:
+    """Bind the port, unless a socket was `passed`, and start logging; each ends the process with one line where it
+    cannot be done."""
     raise_file_limit()
-    sock = bind(host, port, flag)
+    sock = bind(host, port, flag) if passed is None else passed
     try:
         return sock, start_logging(settings)
     except OSError as failure:

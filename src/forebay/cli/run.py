@@ -1,6 +1,7 @@
 """Running a gateway in this process until it is told to stop."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Sequence
@@ -19,12 +20,14 @@ from forebay.listening import url_of
 from forebay.replicas.discovery.source import Source
 from forebay.store.ledger import NoSpool
 from forebay.store.tokens import KeySetError
+from forebay.systemd import passed_socket
 
 
 def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -> None:
     """Serve over replicas that run elsewhere, until a signal; SIGHUP has settings read and logs opened again."""
     database = keys_database(settings)
-    sock, writer = prepare(settings, settings.host, settings.port)
+    passed = passed_socket(os.environ)
+    sock, writer = prepare(settings, settings.host, settings.port, passed=passed)
     announce_address(settings, sock)
     metrics_at = metrics_socket(settings)
 
@@ -38,7 +41,7 @@ def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -
             reloading.begin()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
-        await GatewayServer(gateway, metrics_at).serve([sock])
+        await GatewayServer(gateway, metrics_at, shared=passed is not None).serve([sock])
 
     try:
         uvloop.run(run())

@@ -34,6 +34,7 @@ from forebay.rollout import CannotPlan
 from forebay.serving import serve_engines
 from forebay.store.ledger import NoSpool
 from forebay.store.tokens import KeySetError
+from forebay.systemd import passed_socket
 
 MADE_KEY_PREFIX = "sk-run-"
 _CANNOT_START = (ModelUnavailable, NotEnoughDevices, OSError)
@@ -118,7 +119,8 @@ def _run(
 ) -> None:
     database = keys_database(settings)
     directory.mkdir(parents=True, exist_ok=True)
-    sock, writer = prepare(settings, settings.host, settings.port)
+    passed = passed_socket(os.environ)
+    sock, writer = prepare(settings, settings.host, settings.port, passed=passed)
     announce_address(settings, sock)
     metrics_at = metrics_socket(settings)
     names = list(dict.fromkeys(slot.make_spec("", "").served_model for slot in slots))
@@ -127,7 +129,19 @@ def _run(
     say_ready = once(lambda: _say_ready(base_url(settings, sock), names, settings, shown_key))
     try:
         uvloop.run(
-            serve_engines(settings, slots, read_slots, directory, writer, sock, say_ready, loader, database, metrics_at)
+            serve_engines(
+                settings,
+                slots,
+                read_slots,
+                directory,
+                writer,
+                sock,
+                say_ready,
+                loader,
+                database,
+                metrics_at,
+                shared=passed is not None,
+            )
         )
     except KeySetError as wrong:
         fail(f"jwks: {wrong}")

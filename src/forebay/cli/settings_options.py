@@ -1,6 +1,7 @@
 """Command-line options made from the settings' fields, so that none is typed twice."""
 
 import inspect
+import os
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from pydantic.fields import FieldInfo
 from forebay.cli.options import EXIT_USAGE, Config, fail
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader, SettingsError, environment_names, load_settings, parse_text
+from forebay.systemd import NotOurSocket, passed_address
 
 
 def with_settings_options(
@@ -31,6 +33,8 @@ def with_settings_options(
         def run(**values: Any) -> None:
             file = values.pop("config")
             flags = {name: _from_flag(fields[name], values.pop(name)) for name in fields}
+            if role in ("gateway", "serve"):
+                flags |= _passed()
             loader = Loader.of(flags, file, defaults(values))
             try:
                 settings = loader.load()
@@ -46,6 +50,15 @@ def with_settings_options(
         return run
 
     return decorate
+
+
+def _passed() -> dict[str, Any]:
+    """Where the socket listens that was passed to us: it goes before what is set, and is judged as that is."""
+    try:
+        passed = passed_address(os.environ)
+    except NotOurSocket as wrong:
+        fail(str(wrong), EXIT_USAGE)
+    return {"host": passed[0], "port": passed[1]} if passed is not None else {}
 
 
 def named_settings(config: Config) -> Settings:

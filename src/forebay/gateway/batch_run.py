@@ -100,10 +100,9 @@ class BatchRun:
                     self._stop = "lost"
 
     def _beat(self, lease_s: float) -> None:
-        batches, wall = self._batching.batches, time()
-        held_until = wall + lease_s if lease_s else 0.0
-        status = batches.change(self.batch, held_until=held_until, completed=self._completed, failed=self._failed)
-        caller = batches.caller(self.batch, wall)
+        batches = self._batching.batches
+        status = batches.hold(self.batch, lease_s, completed=self._completed, failed=self._failed)
+        caller = batches.caller(self.batch, time())
         if status == "cancelling":
             self._stop = "cancelled"
         elif caller is None:

@@ -84,7 +84,7 @@ class Batching:
 
     async def _take(self) -> None:
         while len(self.runs) < MOST_AT_ONCE and not self.pipeline.draining:
-            batch = await asyncio.to_thread(self.batches.take, time(), self.lease_s, list(self.runs))
+            batch = await asyncio.to_thread(self.batches.take, self.lease_s, list(self.runs))
             if batch is None:
                 return
             log.info("a batch is taken up", extra={"batch": batch.id, "tenant": batch.tenant, "run": batch.run})

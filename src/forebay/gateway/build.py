@@ -51,6 +51,7 @@ from forebay.store.directory import KeyDirectory
 from forebay.store.ledger import open_ledger
 from forebay.store.tokens import Tokens
 from forebay.store.turns import Turns
+from forebay.telemetry import catalogue as metric
 from forebay.telemetry.engines import EngineView
 from forebay.telemetry.gpu import GpuWatch
 from forebay.telemetry.lag import watch_lag
@@ -157,7 +158,8 @@ class Gateway:
     def start(self, connections: set[Any]) -> None:
         """Begin to look for replicas, and to keep time over `connections`, the server's set of open ones."""
         self.connections = connections
-        run = self.background.start
+        run, loop = self.background.start, asyncio.get_running_loop()
+        self.metrics.watch(metric.TASKS, lambda: [((), len(asyncio.all_tasks(loop)))])
         self.local_limits.turn(*day_and_month(time.time()))
         if self.shared_limits is not None:
             run("shared limits", self.shared_limits.run)

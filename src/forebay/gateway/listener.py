@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from functools import partial
 from time import monotonic
 from types import FrameType
 
@@ -15,10 +16,12 @@ from forebay.gateway.build import Gateway
 from forebay.gateway.metrics_port import MetricsPort
 from forebay.gateway.server import ClientConnection
 from forebay.listening import find_the_gone
+from forebay.systemd import keep_told, notify
 
 log = logging.getLogger("forebay.gateway")
 
 FLUSH_S = 1.0
+LONGEST_UNREADY_S = 10.0  # after that who asks is told that no engine is ready
 
 
 class GatewayServer(uvicorn.Server):
@@ -26,9 +29,12 @@ class GatewayServer(uvicorn.Server):
 
     First SIGTERM or SIGINT: readiness says 503 at once; after `drain_delay_s` no connection is accepted; what runs may
     finish for `drain_timeout_s`, then gets an error. A second signal skips the waiting.
+
+    A `shared` socket may have another gateway at it, whose place this one takes: it accepts nothing before it has an
+    engine to send requests to, or that takes long. What nobody has accepted then is still in the socket's queue.
     """
 
-    def __init__(self, gateway: Gateway, metrics_socket: socket.socket | None = None) -> None:
+    def __init__(self, gateway: Gateway, metrics_socket: socket.socket | None = None, *, shared: bool = False) -> None:
         settings = gateway.settings
         super().__init__(
             uvicorn.Config(
@@ -45,6 +51,7 @@ class GatewayServer(uvicorn.Server):
         )
         self._gateway = gateway
         self._ending = Ending()
+        self._shared = shared
         self._metrics_port = MetricsPort(gateway, metrics_socket) if metrics_socket is not None else None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -66,6 +73,8 @@ class GatewayServer(uvicorn.Server):
         settings, config, loop = self._gateway.settings, self.config, asyncio.get_running_loop()
         listening = self._gateway.listening = list(sockets or [])
         self.servers = []
+        if self._shared:
+            await self._until_ready()
         for sock in listening:
             find_the_gone(sock, settings.write_timeout_s)
             self.servers.append(
@@ -78,6 +87,13 @@ class GatewayServer(uvicorn.Server):
                 )
             )
         self.started = True
+        gateway = self._gateway
+        gateway.background.start("systemd", partial(keep_told, lambda: gateway.readiness()[0]))
+
+    async def _until_ready(self) -> None:
+        until = monotonic() + LONGEST_UNREADY_S
+        while not self._gateway.readiness()[0] and not self._ending.begun.is_set() and monotonic() < until:
+            await asyncio.sleep(0.01)
 
     def _connection(self) -> ClientConnection:
         return ClientConnection(self._gateway, self.config, self.server_state, {})
@@ -88,6 +104,7 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         gateway, settings = self._gateway, self._gateway.settings
         gateway.pipeline.draining = True
+        notify("STOPPING=1")
         log.info("draining", extra={"running": len(gateway.pipeline.running)})
         await self._ending.unless_hurried(asyncio.sleep(settings.drain_delay_s))
         for server in self.servers:

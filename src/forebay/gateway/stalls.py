@@ -7,8 +7,9 @@ come to nothing at once, which has another one take them over.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from time import monotonic
+from typing import Any
 
 from forebay.failures import Failure
 from forebay.gateway.exchange import Exchange
@@ -18,8 +19,10 @@ from forebay.upstream.questions import count_steps
 log = logging.getLogger("forebay.replicas")
 
 LOOK_EVERY_S = 0.25
-READS_A_STALL = 4
+READ_AFTER = 0.25  # of the time that makes a stall
+READ_EVERY_S = 0.5
 
+Read = Callable[[Replica], Coroutine[Any, Any, None]]
 OnStall = Callable[[Replica, str], None]
 
 
@@ -29,7 +32,7 @@ class StallWatch:
     def __init__(self, running: set[Exchange], on_stall: OnStall) -> None:
         self._running = running
         self._on_stall = on_stall
-        self._reading: dict[Replica, asyncio.Task[None]] = {}
+        self._reading: dict[tuple[Replica, Read], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         while True:
@@ -39,10 +42,14 @@ class StallWatch:
     def look(self, now: float) -> None:
         """Decide about every replica that owes somebody something, whether it is in rotation or not."""
         for replica, since in self._pending().items():
-            if replica.progress.stalled(since, now):
+            progress = replica.progress
+            if progress.stalled(since, now):
                 self._stalled(replica, now - since)
-            elif now - since > replica.progress.stall_s / READS_A_STALL and replica not in self._reading:
-                self._reading[replica] = asyncio.get_running_loop().create_task(self._read_progress(replica))
+            elif progress.silent_s(since, now) > progress.stall_s * READ_AFTER:
+                for read in (_read_busy, _read_steps):
+                    if (replica, read) not in self._reading:
+                        reading = asyncio.get_running_loop().create_task(self._read(replica, read))
+                        self._reading[replica, read] = reading
 
     def _pending(self) -> dict[Replica, float]:
         """Each replica that is waited for, and since when. Of what it sent meanwhile its progress is told here, so that
@@ -63,19 +70,28 @@ class StallWatch:
                 exchange.relay.stalled()
         self._on_stall(replica, why)
 
-    async def _read_progress(self, replica: Replica) -> None:
-        interval_s = replica.progress.stall_s / READS_A_STALL
-        if replica.busy_seconds is not None:
-            busy_s = await asyncio.to_thread(replica.busy_seconds)  # it reads a file for each thread of the engine
-            replica.progress.computed(busy_s, monotonic())
+    async def _read(self, replica: Replica, read: Read) -> None:
+        """Each by itself: of an engine that was stopped the counter does not come, and the other says so meanwhile."""
         try:
-            steps = await count_steps(replica.upstream, max(interval_s, 1.0), replica.api_key)
-        except Failure as failure:
-            log.debug("step counter unread", extra={"replica": replica.name, "why": str(failure)})
-        else:
-            replica.progress.counted(steps, monotonic())
-        await asyncio.sleep(interval_s)
-        del self._reading[replica]
+            await read(replica)
+            await asyncio.sleep(min(READ_EVERY_S, replica.progress.stall_s * READ_AFTER))
+        finally:
+            del self._reading[replica, read]
+
+
+async def _read_busy(replica: Replica) -> None:
+    if replica.busy_seconds is not None:
+        busy_s = await asyncio.to_thread(replica.busy_seconds)  # it reads a file for each thread of the engine
+        replica.progress.computed(busy_s, monotonic())
+
+
+async def _read_steps(replica: Replica) -> None:
+    try:
+        steps = await count_steps(replica.upstream, max(replica.progress.stall_s * READ_AFTER, 1.0), replica.api_key)
+    except Failure as failure:
+        log.debug("step counter unread", extra={"replica": replica.name, "why": str(failure)})
+    else:
+        replica.progress.counted(steps, monotonic())
 
 
 def _waiting(running: Iterable[Exchange]) -> Iterable[tuple[Exchange, float]]:

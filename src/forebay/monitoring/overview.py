@@ -256,6 +256,14 @@ PROCESS = Row(
             width=6,
         ),
         Panel(
+            "Tasks",
+            "Tasks of the event loop: conversations, batches and administration have some while they last. What only "
+            "rises is lost.",
+            "none",
+            one(SEEN.total(m.TASKS, by=("instance",)), "{{instance}}"),
+            width=6,
+        ),
+        Panel(
             "Files open",
             "Share of the file descriptors that the process may have; a connection is one.",
             "percentunit",

@@ -53,6 +53,10 @@ class Progress:
             self._busy_at = now
         self._busy_s, self._looked_at = busy_s, now
 
+    def silent_s(self, pending_since: float, now: float) -> float:
+        """How long nothing has moved, for all that is known."""
+        return now - max(self._moved_at, pending_since)
+
     def stalled(self, pending_since: float | None, now: float) -> bool:
         """Whether the engine has stalled, its oldest unanswered work being `pending_since` (None: there is none)."""
         if pending_since is None:

@@ -6,8 +6,9 @@
         └────────────────────────────────────► failed         its file is no batch
     any of the first three ─► cancelling ─► cancelled         what is done is kept
 
-A gateway takes a batch by raising `run` while nobody holds it, holds it for a while at a time, and changes it only as
-the run that it is: one that was thought dead finds that it is not its batch any more, and changes nothing.
+A gateway takes a batch by raising `run` while nobody holds it, holds it for a while at a time, by the database's clock,
+and changes it only as the run that it is: one that was thought dead finds that it is not its batch any more, and
+changes nothing.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,6 +19,7 @@ import msgspec
 from sqlalchemy import Connection, func, insert, select, update
 
 from forebay.policy.auth import KeyLimits, Principal
+from forebay.store.clock import WallClock
 from forebay.store.database import Database
 from forebay.store.files import ACTIVE, new_id
 from forebay.store.lookups import CALLER, principal_of
@@ -120,16 +122,18 @@ class Batches:
         return self.find(tenant, batch_id)
 
     # For the gateway that is at it
-    def take(self, wall: float, lease_s: float, busy: Collection[str]) -> Batch | None:
+    def take(self, lease_s: float, busy: Collection[str]) -> Batch | None:
         """Take the oldest batch that nobody is at, of a tenant that is not busy here."""
-        free = (batches.c.status.in_(ACTIVE), batches.c.held_until < wall, batches.c.tenant.not_in(busy))
+        free = (batches.c.status.in_(ACTIVE), batches.c.held_until < WallClock(), batches.c.tenant.not_in(busy))
         chosen = select(batches.c.id, batches.c.run).where(*free).order_by(batches.c.id).limit(1)
         with self._database.engine.connect() as connection:
             row = connection.execute(chosen).one_or_none()
         if row is None:
             return None
-        taken = update(batches).where(batches.c.id == row.id, batches.c.run == row.run, batches.c.held_until < wall)
-        taken = taken.values(run=row.run + 1, held_until=wall + lease_s).returning(*batches.c)
+        taken = update(batches).where(
+            batches.c.id == row.id, batches.c.run == row.run, batches.c.held_until < WallClock()
+        )
+        taken = taken.values(run=row.run + 1, held_until=WallClock() + lease_s).returning(*batches.c)
         with self._database.engine.begin() as connection:
             mine = connection.execute(taken).mappings().one_or_none()
         return _batch(mine) if mine is not None else None
@@ -143,6 +147,10 @@ class Batches:
                 raise NotOurs(batch.id)
             also(connection)
         return status
+
+    def hold(self, batch: Batch, lease_s: float, **values: Any) -> str:
+        """Hold a batch that is ours for longer, or with 0 no longer, and return its status. Raises `NotOurs`."""
+        return self.change(batch, held_until=WallClock() + lease_s if lease_s else 0.0, **values)
 
     def advance(self, batch: Batch, status: str, **values: Any) -> str:
         """Go on to another status, unless it was cancelled meanwhile; return which it is. Raises `NotOurs`."""

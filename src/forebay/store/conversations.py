@@ -2,8 +2,8 @@
 
 A conversation grows by one question and its answer at a time, stored together. Who wants to add to it takes a number
 (`arrive`), waits until no lower one is left (`is_first`), and gives it up with what was said, or without (`finish`,
-`leave`). A number holds for a time and must be renewed: those of a gateway that died expire, and are taken away by
-who waits behind them. Whoever finds its own gone stores nothing.
+`leave`). A number holds for a time, by the database's clock, and must be renewed: those of a gateway that died expire,
+and are taken away by who waits behind them. Whoever finds its own gone stores nothing.
 
 Every transaction that writes does so first: in SQLite a reader that turned into a writer could be refused.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
+from forebay.store.clock import WallClock
 from forebay.store.database import Database
 from forebay.store.tables import conversation_messages as messages
 from forebay.store.tables import conversation_turns as turns
@@ -25,6 +26,7 @@ from forebay.store.tables import conversations
 PAGE = 100
 MOST_HISTORY_BYTES = 8 * 1024 * 1024  # of the newest messages; no model's context holds more
 _AT_ONCE = 100  # rows fetched
+_EXPIRED = turns.c.expires_at < WallClock()
 
 
 class UnknownConversation(Exception):
@@ -147,33 +149,33 @@ class ConversationStore:
             number = connection.execute(taken.returning(conversations.c.turns)).scalar_one_or_none()
             if number is None:
                 raise UnknownConversation
-            connection.execute(delete(turns).where(here, turns.c.expires_at < wall))
+            connection.execute(delete(turns).where(here, _EXPIRED))
             before: int = connection.execute(select(func.count()).where(here)).scalar_one()
             if before > most_waiting:
                 raise TooManyWaiting
-            row = {"conversation": conversation, "number": number, "expires_at": wall + lease_s}
-            connection.execute(insert(turns), row)
+            row = {"conversation": conversation, "number": number, "expires_at": WallClock() + lease_s}
+            connection.execute(insert(turns).values(row))
         return Turn(conversation, number, first=before == 0)
 
-    def is_first(self, turn: Turn, wall: float) -> bool:
+    def is_first(self, turn: Turn) -> bool:
         """Whether no lower number is left. Raises `LostTurn`."""
         here = turns.c.conversation == turn.conversation
-        lowest = select(turns.c.number, turns.c.expires_at).where(here).order_by(turns.c.number).limit(1)
+        lowest = select(turns.c.number, _EXPIRED.label("expired")).where(here).order_by(turns.c.number).limit(1)
         with self._engine.connect() as connection:
             row = connection.execute(lowest).one_or_none()
         if row is None or row.number > turn.number:
             raise LostTurn
-        if row.number < turn.number and row.expires_at < wall:
+        if row.number < turn.number and row.expired:
             with self._engine.begin() as connection:
-                connection.execute(delete(turns).where(here, turns.c.number < turn.number, turns.c.expires_at < wall))
-            return self.is_first(turn, wall)
+                connection.execute(delete(turns).where(here, turns.c.number < turn.number, _EXPIRED))
+            return self.is_first(turn)
         return bool(row.number == turn.number)
 
-    def renew(self, held: Iterable[Turn], wall: float, lease_s: float) -> None:
+    def renew(self, held: Iterable[Turn], lease_s: float) -> None:
         """Hold turns for longer."""
         for turn in held:
             with self._engine.begin() as connection:
-                connection.execute(update(turns).where(_this(turn)).values(expires_at=wall + lease_s))
+                connection.execute(update(turns).where(_this(turn)).values(expires_at=WallClock() + lease_s))
 
     def leave(self, turn: Turn) -> None:
         """Give a turn up; nothing was said."""

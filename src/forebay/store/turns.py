@@ -112,14 +112,14 @@ class Turns:
     async def _renew(self) -> None:
         held = [turn for turns in self._held.values() for turn in turns.values()]
         if held:
-            await self.do(self.store.renew, held, time(), self._settings().conversation_lease_s)
+            await self.do(self.store.renew, held, self._settings().conversation_lease_s)
 
     async def _wait(self, turn: Turn, until: float) -> None:
         first = turn.first
         while not first:
             news = self._news
             if turn.number == min(self._held[turn.conversation]):
-                first = await self.do(self.store.is_first, turn, time())
+                first = await self.do(self.store.is_first, turn)
                 if first:
                     return
             try:

@@ -162,6 +162,7 @@ TENANT_QUEUE = Metric(
     "forebay_tenant_queue_requests", "gauge", "Requests of a tenant that wait for a model's engines.", ("tenant",)
 )
 CONNECTIONS = Metric("forebay_connections", "gauge", "Client connections open.")
+TASKS = Metric("forebay_tasks", "gauge", "Tasks of the event loop. Ordinary requests have none, so it hardly moves.")
 REPLICA_READY = Metric("forebay_replica_ready", "gauge", "1 if the replica is in rotation.", ("replica",))
 REPLICA_IN_FLIGHT = Metric(
     "forebay_replica_in_flight", "gauge", "Requests under way at the replica, by our own count.", ("replica",)

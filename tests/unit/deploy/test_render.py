@@ -52,7 +52,7 @@ def drawn(name: str) -> st.SearchStrategy[Any] | None:
     kind = next((one for one in told.get("anyOf", [told]) if one.get("type") != "null"), {})
     if name == "tensor_parallel_size":
         return st.integers(1, 64)
-    least, most = kind.get("minimum", kind.get("exclusiveMinimum", 1)), kind.get("maximum", 100_000)
+    least, most = kind.get("minimum", kind.get("exclusiveMinimum", 1)), kind.get("maximum", 100_000_000)
     if "enum" in kind:
         return st.sampled_from(kind["enum"])
     if kind.get("type") == "boolean":
