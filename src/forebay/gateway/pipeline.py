@@ -41,7 +41,7 @@ from forebay.refusals import (
     RateLimited,
     Refusal,
 )
-from forebay.replicas.pool import ReplicaPool, no_such_model
+from forebay.replicas.pool import UNBOUNDED, ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.room import Room
 from forebay.telemetry.recorder import Recorder
@@ -57,6 +57,7 @@ from forebay.wire.body import (
 )
 from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
+from forebay.wire.length import check_length
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
 PRESET_HEADER = b"x-forebay-preset"
@@ -338,6 +339,9 @@ class Pipeline:
         if exchange.principal.models is not None and not exchange.principal.may_use(model, demand.model):
             raise no_such_model(asked)
         exchange.model = model
+        context = self.replicas.longest.get(model, UNBOUNDED)
+        if ((demand.max_tokens or 0) > context or demand.prompt_ids > context) and route.bounds:
+            check_length(exchange.body, demand.prompt_ids if route.prompt == "prompt" else 0, context, route.bounds)
         if demand.preset is not None or PRESET_HEADER in exchange.headers:
             name = (
                 exchange.headers.get(PRESET_HEADER, b"").decode("latin-1") if demand.preset is None else demand.preset

@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import astuple
 
 from forebay.refusals import BadRequest, InvalidJSON
+from forebay.wire.length import ids_in
 from forebay.wire.media import Prompts, check_media, may_name_any
 from forebay.wire.shape import check_parts, has_doubled_name, members_of, slices, texts_in
 from forebay.wire.structure import check_structure
@@ -139,7 +140,8 @@ class BodyLimits:
 class Demand(msgspec.Struct):
     """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it;
     `resumable` whether its stream is plain text that another engine could go on with; `preset` names values that the
-    body shall be filled in with. `n` are the answers, to all prompts together."""
+    body shall be filled in with. `n` are the answers, to all prompts together; `prompt_ids` the ids of the longest
+    prompt that comes as token ids."""
 
     model: str | None
     stream: bool
@@ -148,6 +150,7 @@ class Demand(msgspec.Struct):
     resumable: bool
     max_tokens: int | None
     n: int = 1
+    prompt_ids: int = 0
     previous_response_id: str | None = None
     preset: str | None = None
 
@@ -187,12 +190,13 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
 
 
 def _count_prompts(fields: _Usual, limits: BodyLimits, demand: Demand) -> None:
-    """Take in that there may be several. Raises `BadRequest`."""
+    """Take in that there may be several, and of how many token ids. Raises `BadRequest`."""
     if (prompts := _prompts(bytes(fields.prompt))) > 1:
         demand.n *= prompts  # each has as many answers
         demand.resumable = False
         if demand.n > limits.max_prompts:
             raise BadRequest(f"A request may ask for at most {limits.max_prompts} answers in all.", param="prompt")
+    demand.prompt_ids = ids_in(bytes(fields.prompt))
     if _prompts(bytes(fields.input)) > limits.max_inputs:
         raise BadRequest(f"'input' may have at most {limits.max_inputs} entries.", param="input")
 
