@@ -23,6 +23,7 @@ from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
 from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require
+from forebay.policy.compiling import Compiling
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
@@ -86,6 +87,7 @@ class Pipeline:
         cache: Caching | None = None,
         presets: Presets | None = None,
         salts: Salts | None = None,
+        most_compiling: int = 0,
         tracing: Tracing | None = None,
         room: Room,
         forward_priority: bool = False,
@@ -104,6 +106,7 @@ class Pipeline:
         self.cache = cache
         self.presets = presets or Presets({})
         self.salts = salts
+        self.compiling = Compiling(most_compiling)
         self.tracing = tracing
         self.room = room
         self.forward_priority = forward_priority
@@ -211,6 +214,8 @@ class Pipeline:
                 self.finish(exchange, "answered", now)
                 return
         if exchange.route.generates:
+            if exchange.demand is not None and exchange.demand.compiles:
+                exchange.hold(self.compiling.acquire((exchange.principal or ANONYMOUS).tenant))
             place = self._acquire_place(exchange, now)
             if place.granted is not None:
                 exchange.steps.append((now, "queued", place.ahead, place.waits_for, *place.seen))
