@@ -232,16 +232,24 @@ class Pipeline:
     async def _wait(
         self, exchange: Exchange, steps: Generator[Awaitable[Any], Any, None], waiting: Awaitable[Any]
     ) -> None:
-        """Take the steps on from the first that has to wait."""
+        """Take the steps on from the first that has to wait.
+
+        An exchange may be over though its task was not cancelled: `asyncio.wait_for` of Python 3.11, which clients of
+        databases use, drops a cancellation that comes when what it waits for has just been done.
+        """
         try:
-            while True:
-                waiting = steps.send(await waiting)
+            while not exchange.finished:
+                done = await waiting
+                if not exchange.finished:
+                    waiting = steps.send(done)
         except StopIteration:
             exchange.waiting = None
         except Refusal as refusal:
-            self.refuse(exchange, refusal, monotonic())
+            if not exchange.finished:
+                self.refuse(exchange, refusal, monotonic())
         except Exception as bug:  # noqa: BLE001
-            self._failed(exchange, bug, monotonic())
+            if not exchange.finished:
+                self._failed(exchange, bug, monotonic())
 
     def _acquire_place(self, exchange: Exchange, now: float) -> Place:
         """A place at the model's engines, or in the line for one."""
