@@ -110,8 +110,9 @@ async def test_ten_thousand_requests_while_engines_die_hang_lie_and_are_replaced
         await serves(running)
         await nothing_is_left(running, engines)
         await end_of(running, before)
-    # 502: two engines, one after the other, gave answers that are none, or gave the request up.
+    # 502, 504: two engines, one after the other, gave answers that are none, gave the request up, or stalled under it.
     told = {"refused:503", "refused:502:upstream_invalid_response", "refused:502:engine_aborted", "broken:unresumable"}
+    told |= {"refused:504:upstream_timeout"}
     refused = Counter({how: count for how, count in ended.items() if how not in ("answered", "left")})
     assert all(any(how.startswith(one) for one in told) for how in refused), ended
     assert refused.total() < 0.25 * ended["answered"], ended  # a few in a thousand, where the machine is not busy
