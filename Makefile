@@ -12,6 +12,8 @@ ARGS ?=
 URL ?= http://127.0.0.1:8000
 # Where a running engine is, for docker-run; repeat with commas.
 UPSTREAM ?=
+# How often `repeat` runs the tests of faults.
+TIMES ?= 20
 # What builds and runs images: docker, or podman.
 DOCKER ?= docker
 # Engine to install, cpu or gpu.
@@ -23,6 +25,7 @@ export PYTHON ?=
 
 GATEWAY_READY := .venv/.gateway-ready
 DEV_READY := .venv/.dev-ready
+FUZZ_READY := .venv/.fuzz-ready
 ENGINE_READY := .venv/engine/.$(ENGINE)-ready
 TOOLS_READY := .venv/.tools-ready
 
@@ -30,7 +33,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/forebay/__init__.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-unit test-load test-security test-robustness docker-build docker-run compose-up health metrics check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path bench-drains bench-noticing soak clean
+.PHONY: help serve test test-unit test-load test-security test-robustness repeat fuzz docker-build docker-run compose-up health metrics check generate format lock bench-gateway bench-routing bench-fairness bench-overload bench-limits bench-hot-path bench-drains bench-noticing soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -57,7 +60,13 @@ test-security: $(DEV_READY) ## Lint for security, audit packages, look for secre
 	.venv/bin/pytest tests/security $(ARGS)
 
 test-robustness: $(DEV_READY) ## Run what tries the gateway at length: faults, load, hostile input
-	.venv/bin/pytest -m 'robustness or not robustness' tests/robustness $(ARGS)
+	.venv/bin/pytest -m 'robustness or not robustness' tests/robustness tests/security $(ARGS)
+
+repeat: $(DEV_READY) ## Run the tests of faults TIMES times, each time in another order with another seed
+	@scripts/repeat.sh $(TIMES) $(ARGS)
+
+fuzz: $(FUZZ_READY) ## Fuzz what reads the bytes of callers and engines; ARGS='--runs 1000000 --seconds 3600'
+	.venv/bin/python -m bench.fuzz $(ARGS)
 
 docker-build: ## Build the images of the gateway and of the engine (ENGINE=cpu|gpu)
 	$(DOCKER) build --file deploy/docker/gateway.Dockerfile --tag forebay-gateway:$(VERSION) .
@@ -132,6 +141,10 @@ $(GATEWAY_READY): requirements/gateway.txt requirements/build.txt pyproject.toml
 
 $(DEV_READY): requirements/dev.txt $(GATEWAY_READY)
 	@scripts/install-gateway.sh requirements/dev.txt requirements/build.txt
+	@touch $@
+
+$(FUZZ_READY): requirements/fuzz.txt $(DEV_READY)
+	@.venv/bin/python -m pip install --quiet --require-hashes --requirement $<
 	@touch $@
 
 $(ENGINE_READY): requirements/engine-$(ENGINE).txt scripts/install-engine.sh | $(GATEWAY_READY)

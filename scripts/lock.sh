@@ -21,4 +21,5 @@ compile() {
 upgrade=("$@")
 compile "${upgrade[@]}" pyproject.toml --output-file requirements/gateway.txt
 compile "${upgrade[@]}" pyproject.toml --group dev --constraint requirements/gateway.txt --output-file requirements/dev.txt
+compile "${upgrade[@]}" requirements/fuzz.in --constraint requirements/dev.txt --output-file requirements/fuzz.txt
 compile "${upgrade[@]}" requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt

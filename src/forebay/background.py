@@ -14,6 +14,7 @@ log = logging.getLogger("forebay.gateway")
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+STOP_AGAIN_S = 0.5
 
 Make = Callable[[], Coroutine[Any, Any, None]]
 
@@ -38,11 +39,11 @@ class Background:
         return task
 
     async def stop(self) -> None:
-        """Cancel them all and return when they have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel them all and return when they have ended. A task may lose a cancellation (see `Pipeline._wait`)."""
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=STOP_AGAIN_S)
 
     async def _keep(self, name: str, make: Make) -> None:
         pause_s = FIRST_PAUSE_S

@@ -221,6 +221,8 @@ class RateLimited(Refusal):
     also: ClassVar[dict[str, str]] = {
         "too_many_invalid_keys": "Too many keys that are nobody's came from this address within a minute; a valid one "
         "works all the same.",
+        "too_many_structured_requests": "As many of this tenant's requests as may that need a schema, a pattern or a "
+        "grammar compiled are under way; wait for one's end.",
         "too_many_batches": "As many of this tenant's batches as may are not over; wait for one's end.",
     }
 

@@ -110,8 +110,8 @@ async def test_ten_thousand_requests_while_engines_die_hang_lie_and_are_replaced
         await serves(running)
         await nothing_is_left(running, engines)
         await end_of(running, before)
-    # 502: two engines, one after the other, gave answers that are none, or gave the request up. 504: one stalled, and
-    # it had been taken over as often as may be.
+    # 502: two engines, one after the other, gave answers that are none, or gave the request up. 504: they
+    # stalled under it.
     told = {
         "refused:503",
         "refused:502:upstream_invalid_response",

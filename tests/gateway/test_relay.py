@@ -176,7 +176,8 @@ async def test_keep_alive_comments_pass_but_do_not_release_the_200(start_gateway
 
 
 async def test_a_client_that_leaves_ends_the_engines_work_at_once(start_gateway: StartGateway) -> None:
-    async with FakeEngine(token_delay_s=0.01, tokens=100_000) as engine, start_gateway(engine.url) as running:
+    endless = FakeEngine(token_delay_s=0.01, tokens=100_000, max_model_len=200_000)
+    async with endless as engine, start_gateway(engine.url) as running:
         async with connect(running.url) as raw:
             await raw.request("POST", CHAT, chat_body(stream=True, max_tokens=100_000), AUTH)
             await raw.read_head()
@@ -200,7 +201,7 @@ async def test_a_client_that_leaves_while_it_waits_ends_the_engines_work(start_g
 async def test_a_client_that_does_not_read_costs_bounded_memory_and_is_cut_off(start_gateway: StartGateway) -> None:
     event = b'data: {"x":"' + b"y" * 10_000 + b'"}\n\n'
     async with (
-        FakeEngine(tokens=20_000, send_buffer_bytes=65_536) as engine,
+        FakeEngine(tokens=20_000, max_model_len=40_000, send_buffer_bytes=65_536) as engine,
         start_gateway(engine.url, write_timeout_s=0.5) as running,
         connect(running.url, receive_buffer_bytes=4096) as raw,
     ):

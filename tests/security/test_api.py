@@ -19,11 +19,22 @@ ADMIN = "sk-admin"
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance,ignored_auth"
 
 
-async def attack(url: str, key: str, home: Path) -> str:
+async def attack(url: str, key: str, home: Path, examples: int, seed: int) -> str:
     """Run it; what it says where it found something. One worker: CPython 3.11's `ast.parse` fails in threads."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", url, "--header", f"Authorization: Bearer {key}"),
-        *("--checks", CHECKS, "--max-examples", "2", "--seed", "1", "--workers", "1", "--request-timeout", "5"),
+        *(
+            "--checks",
+            CHECKS,
+            "--max-examples",
+            str(examples),
+            "--seed",
+            str(seed),
+            "--workers",
+            "1",
+            "--request-timeout",
+            "5",
+        ),
         *("--phases", "examples,coverage,fuzzing", "--no-color", "--generation-database", "none"),
         cwd=home,
         stdout=subprocess.PIPE,
@@ -34,8 +45,11 @@ async def attack(url: str, key: str, home: Path) -> str:
 
 
 @pytest.mark.parametrize(("page", "key"), [("/openapi.json", KEY), ("/admin/v1/openapi.json", ADMIN)])
+@pytest.mark.parametrize(
+    ("examples", "seed"), [(2, 1), pytest.param(20, 2, marks=[pytest.mark.robustness, pytest.mark.timeout(600)])]
+)
 async def test_no_request_made_of_the_openapi_document_breaks_the_gateway(
-    start_gateway: StartGateway, tmp_path: Path, page: str, key: str
+    start_gateway: StartGateway, tmp_path: Path, page: str, key: str, examples: int, seed: int
 ) -> None:
     database = f"sqlite:///{tmp_path}/forebay.db"
     made(database).close()
@@ -43,6 +57,6 @@ async def test_no_request_made_of_the_openapi_document_breaks_the_gateway(
         settings = {"database_url": database, "admin_keys": (ADMIN,), "files_dir": tmp_path / "files"}
         async with start_gateway(engine.url, **settings) as running:
             assert isinstance(running.gateway, Gateway)
-            assert not (told := await attack(running.url + page, key, tmp_path)), told
+            assert not (told := await attack(running.url + page, key, tmp_path, examples, seed)), told
         lines = running.log_lines()
     assert not [line for line in lines if line["level"] == "error"]

@@ -6,10 +6,12 @@ from typing import Self
 
 
 class Proxy:
-    """`delay_s` holds back what the server answers; `drop` cuts all and accepts nobody until `accept`."""
+    """`delay_s` holds back what the server answers; `drop` resets all and accepts nobody until `accept`; `halves`
+    closes each connection after half of an answer."""
 
     def __init__(self, port: int) -> None:
         self.delay_s = 0.0
+        self.halves = False
         self.url = ""
         self._port = port
         self._dropping = False
@@ -45,9 +47,13 @@ class Proxy:
         self._writers -= {writer, out}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):  # cut meanwhile
             while data := await reader.read(65536):
                 if slow and self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                if slow and self.halves:
+                    writer.write(data[: len(data) // 2])
+                    writer.close()
+                    return
                 writer.write(data)
         writer.transport.abort()

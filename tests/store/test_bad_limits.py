@@ -194,7 +194,8 @@ async def test_the_largest_limits_there_may_be_are_exact(
 ) -> None:
     most = 10**12
     _, secret = new_key(Keys(database), **dict.fromkeys(NUMBERS, most))
-    async with FakeEngine() as engine, start_gateway(engine.url, **{**flags, "ready": True}) as running:
+    engine = FakeEngine(max_model_len=10_000_000)
+    async with engine, start_gateway(engine.url, **{**flags, "ready": True}) as running:
         assert (await chat(running.url)).status == 200
         body = {"model": "fake-model", "messages": [], "max_tokens": 10_000_000}
         answer = await fetch(running.url, "POST", "/v1/chat/completions", body, authorization=f"Bearer {secret}")

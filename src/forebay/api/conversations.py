@@ -105,7 +105,12 @@ async def delete_conversation(request: Request, conversation_id: Id) -> Deleted:
     return Deleted(id=conversation_id)
 
 
-@router.post("/{conversation_id}/messages", summary="Say something in a conversation", response_model=Reply)
+@router.post(
+    "/{conversation_id}/messages",
+    summary="Say something in a conversation",
+    response_model=Reply,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
 async def post_message(request: Request, conversation_id: Id, new: NewMessage) -> Any:
     """The assistant's answer, or with `stream` OpenAI's chat completion chunks. Posts to one conversation are answered
     one after the other."""

@@ -37,9 +37,10 @@ from forebay.wire.completion import Retelling, read_completion
 AT_ONCE = 32  # prompts of one batch
 router = APIRouter(tags=["generate"], route_class=CallersRoute)
 _COMPLETIONS = relayed("/v1/completions")
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-@router.post("/generate", summary="Generate text", response_model=Generated)
+@router.post("/generate", summary="Generate text", response_model=Generated, responses=_EVENTS)
 async def generate(request: Request, what: Generate) -> Any:
     """The text that goes on from a prompt; with `stream`, as `/generate/stream`."""
     if what.stream:
@@ -51,7 +52,7 @@ async def generate(request: Request, what: Generate) -> Any:
     "/generate/stream",
     summary="Generate text as a stream",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}},
+    responses=_EVENTS,
 )
 async def generate_stream(request: Request, what: Generate) -> Response:
     """Events with `text` and `index`, then one with `finish_reason` and the counts, then `[DONE]`."""

@@ -127,6 +127,7 @@ class Gateway:
             cache=self.caching if settings.cache_max_bytes else None,
             presets=tuning.presets,
             salts=tuning.salts,
+            most_compiling=tuning.most_compiling,
             tracing=self.tracing,
             room=self.room,
             forward_priority=settings.forward_priority,
@@ -244,6 +245,7 @@ class Gateway:
         pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
         pipeline.presets, pipeline.salts = tuning.presets, tuning.salts
+        pipeline.compiling.most = tuning.most_compiling
         for sock in self.listening:
             find_the_gone(sock, settings.write_timeout_s)
         for connection in (*self.connections, *self.watchers):

@@ -32,6 +32,17 @@ _ANTHROPIC_TYPES = {
 }
 
 
+class _Error(msgspec.Struct):
+    code: int
+
+
+class _Told(msgspec.Struct):
+    error: _Error
+
+
+_error_decoder = msgspec.json.Decoder(_Told)
+
+
 def error_body(refusal: Refusal, dialect: Dialect, request_id: str) -> bytes:
     """The JSON body of a refusal."""
     if dialect is Dialect.ANTHROPIC:
@@ -78,8 +89,18 @@ def error_events(refusal: Refusal, dialect: Dialect, sequence_number: int) -> by
     return b"data: %s\n\ndata: [DONE]\n\n" % data
 
 
-def refusal_from_engine(status: int, body: bytes) -> Refusal:
-    """Say again, in our form, what an engine answered with a status other than 200, or as an error in a stream.
+def refusal_from_stream(told: bytes, prompt: str) -> Refusal:
+    """The same of an error that came with status 200: vLLM finds some requests wrong when their stream has begun."""
+    try:
+        status = _error_decoder.decode(told).error.code
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        status = 500
+    return refusal_from_engine(status if status in (400, 422) else 500, told, prompt)
+
+
+def refusal_from_engine(status: int, body: bytes, prompt: str | None = None) -> Refusal:
+    """Say again, in our form, what an engine answered with a status other than 200. `prompt` is the field of the
+    prompt, for where the engine names none or one of its own.
 
     A wrong request stays a 4xx with the engine's words; what the caller cannot help becomes 502 or 503, without
     the engine's words.
@@ -89,6 +110,7 @@ def refusal_from_engine(status: int, body: bytes) -> Refusal:
         kind: type[Refusal] = refusals.Unprocessable if status == 422 else refusals.BadRequest
         if _is_context_length(message):
             kind = refusals.ContextTooLong
+            param = prompt if param is None or param.startswith("input_") else param
         return kind(message or "The engine refused the request.", param=param)
     if status == 404:
         return refusals.NotFound(message or "The engine does not know what was asked for.", param=param)
@@ -164,4 +186,5 @@ def _clip(message: str) -> str:
 
 
 def _is_context_length(message: str) -> bool:
-    return "maximum context length" in message or "max_model_len" in message
+    told = "maximum context length" in message or "max_model_len" in message or "maximum model length" in message
+    return told and not message.startswith("truncate_prompt_tokens")

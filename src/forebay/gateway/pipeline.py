@@ -23,6 +23,7 @@ from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.affinity import affinity_of
 from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require
+from forebay.policy.compiling import Compiling
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.ownership import Ownership
@@ -41,7 +42,7 @@ from forebay.refusals import (
     RateLimited,
     Refusal,
 )
-from forebay.replicas.pool import ReplicaPool, no_such_model
+from forebay.replicas.pool import UNBOUNDED, ReplicaPool, no_such_model
 from forebay.replicas.replica import Replica
 from forebay.room import Room
 from forebay.telemetry.recorder import Recorder
@@ -57,6 +58,7 @@ from forebay.wire.body import (
 )
 from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
+from forebay.wire.length import check_length
 from forebay.wire.resume import MOST_BYTES_WITH_IDS
 
 PRESET_HEADER = b"x-forebay-preset"
@@ -85,6 +87,7 @@ class Pipeline:
         cache: Caching | None = None,
         presets: Presets | None = None,
         salts: Salts | None = None,
+        most_compiling: int = 0,
         tracing: Tracing | None = None,
         room: Room,
         forward_priority: bool = False,
@@ -103,6 +106,7 @@ class Pipeline:
         self.cache = cache
         self.presets = presets or Presets({})
         self.salts = salts
+        self.compiling = Compiling(most_compiling)
         self.tracing = tracing
         self.room = room
         self.forward_priority = forward_priority
@@ -210,6 +214,8 @@ class Pipeline:
                 self.finish(exchange, "answered", now)
                 return
         if exchange.route.generates:
+            if exchange.demand is not None and exchange.demand.compiles:
+                exchange.hold(self.compiling.acquire((exchange.principal or ANONYMOUS).tenant))
             place = self._acquire_place(exchange, now)
             if place.granted is not None:
                 exchange.steps.append((now, "queued", place.ahead, place.waits_for, *place.seen))
@@ -226,16 +232,24 @@ class Pipeline:
     async def _wait(
         self, exchange: Exchange, steps: Generator[Awaitable[Any], Any, None], waiting: Awaitable[Any]
     ) -> None:
-        """Take the steps on from the first that has to wait."""
+        """Take the steps on from the first that has to wait.
+
+        An exchange may be over though its task was not cancelled: `asyncio.wait_for` of Python 3.11, which clients of
+        databases use, drops a cancellation that comes when what it waits for has just been done.
+        """
         try:
-            while True:
-                waiting = steps.send(await waiting)
+            while not exchange.finished:
+                done = await waiting
+                if not exchange.finished:
+                    waiting = steps.send(done)
         except StopIteration:
             exchange.waiting = None
         except Refusal as refusal:
-            self.refuse(exchange, refusal, monotonic())
+            if not exchange.finished:
+                self.refuse(exchange, refusal, monotonic())
         except Exception as bug:  # noqa: BLE001
-            self._failed(exchange, bug, monotonic())
+            if not exchange.finished:
+                self._failed(exchange, bug, monotonic())
 
     def _acquire_place(self, exchange: Exchange, now: float) -> Place:
         """A place at the model's engines, or in the line for one."""
@@ -338,6 +352,9 @@ class Pipeline:
         if exchange.principal.models is not None and not exchange.principal.may_use(model, demand.model):
             raise no_such_model(asked)
         exchange.model = model
+        context = self.replicas.longest.get(model, UNBOUNDED)
+        if ((demand.max_tokens or 0) > context or demand.prompt_ids > context) and route.bounds:
+            check_length(exchange.body, demand.prompt_ids if route.prompt == "prompt" else 0, context, route.bounds)
         if demand.preset is not None or PRESET_HEADER in exchange.headers:
             name = (
                 exchange.headers.get(PRESET_HEADER, b"").decode("latin-1") if demand.preset is None else demand.preset

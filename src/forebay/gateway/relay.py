@@ -12,7 +12,7 @@ the engine's connection; one that goes away closes it, which makes the engine st
 
 from time import monotonic
 
-from forebay.gateway.errors import error_events, no_room, refusal_from_engine
+from forebay.gateway.errors import error_events, no_room, refusal_from_engine, refusal_from_stream
 from forebay.gateway.routes import Dialect
 from forebay.gateway.sending import Sending
 from forebay.policy.retry import RETRIED_FROM_STATUS
@@ -193,10 +193,11 @@ class Relay(Sending):
                 told = data_of(event)
                 break
             before.append(event)
-        refusal = _ABORTED if b"engine_aborted" in told else refusal_from_engine(500, told)
+        prompt = self._exchange.route.prompt
+        refusal = _ABORTED if b"engine_aborted" in told else refusal_from_stream(told, prompt)
         if before and self._streaming:
             self._exchange.client.write_stream(b"".join(before))
-        self.abandon("failed", now)
+        self.abandon("failed" if refusal.status >= RETRIED_FROM_STATUS else "answered", now)
         self._told(refusal, now)
 
     def _own_response(self, events: bytes) -> None:
@@ -210,14 +211,15 @@ class Relay(Sending):
         if not body.isascii():
             body = _valid_utf8(body)
         if self._status != 200:
-            refusal = refusal_from_engine(self._status, body)
+            refusal = refusal_from_engine(self._status, body, exchange.route.prompt)
             self._let_go("failed" if refusal.status >= RETRIED_FROM_STATUS else "answered", now)
             self._told(refusal, now)
             return
         answer = read_answer(body) if self._json and not self._wants_stream() else None
         if answer is not None and answer.error is not None and exchange.route.dialect is not Dialect.RESPONSES:
-            self._let_go("failed", now)
-            self._told(refusal_from_engine(500, body), now)
+            refusal = refusal_from_stream(body, exchange.route.prompt)
+            self._let_go("failed" if refusal.status >= RETRIED_FROM_STATUS else "answered", now)
+            self._told(refusal, now)
             return
         if answer is None or is_aborted(answer) or (exchange.route.usage_on_request and answer.choices is None):
             self._let_go("failed", now)

@@ -30,7 +30,8 @@ class Route:
     `generates` tells that the engine's core works on it, not its front alone; `resumable` that another engine can go on
     with a stream of it, `chat` in which form; `cacheable` that the same question may be answered from memory, `samples`
     that its answers are drawn unless the request says otherwise; `sampling` are the fields that it takes of a preset,
-    None for all."""
+    None for all; `prompt` is the field of its prompt, `bounds` are those that bound its answer's length, the first that
+    is there."""
 
     name: str
     method: bytes
@@ -46,6 +47,8 @@ class Route:
     cacheable: bool = False
     samples: bool = True
     sampling: frozenset[str] | None = frozenset()
+    prompt: str = "input"
+    bounds: tuple[str, ...] = ()
     response_id: str | None = None
 
 
@@ -61,6 +64,8 @@ _RELAYED = (
         chat=True,
         cacheable=True,
         sampling=None,
+        prompt="messages",
+        bounds=("max_completion_tokens", "max_tokens"),
     ),
     Route(
         "completions",
@@ -70,9 +75,20 @@ _RELAYED = (
         resumable=True,
         cacheable=True,
         sampling=None,
+        prompt="prompt",
+        bounds=("max_tokens",),
     ),
     Route("embeddings", b"POST", b"/v1/embeddings", stream_ends=(), cacheable=True, samples=False),
-    Route("responses", b"POST", b"/v1/responses", Dialect.RESPONSES, _RESPONSES_END, stores=True, sampling=_FEW),
+    Route(
+        "responses",
+        b"POST",
+        b"/v1/responses",
+        Dialect.RESPONSES,
+        _RESPONSES_END,
+        stores=True,
+        sampling=_FEW,
+        bounds=("max_output_tokens",),
+    ),
     Route(
         "messages",
         b"POST",
@@ -81,6 +97,8 @@ _RELAYED = (
         (b"event: message_stop",),
         cacheable=True,
         sampling=_FEW,
+        prompt="messages",
+        bounds=("max_tokens",),
     ),
     Route("count_tokens", b"POST", b"/v1/messages/count_tokens", Dialect.ANTHROPIC, (), generates=False),
     Route("tokenize", b"POST", b"/tokenize", stream_ends=(), model_required=False, generates=False),

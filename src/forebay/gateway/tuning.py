@@ -31,6 +31,7 @@ class Tuning:
     cache_limits: CacheLimits
     presets: Presets
     salts: Salts | None
+    most_compiling: int
     sources: list[Source] | None  # None where they stay those that there are
 
     @classmethod
@@ -93,6 +94,7 @@ class Tuning:
             ),
             presets=Presets(settings.presets),
             salts=make_salts(settings),
+            most_compiling=settings.max_structured_requests if settings.has_tenants else 0,
         )
 
 

@@ -13,6 +13,7 @@ from forebay.refusals import EngineUnavailable, ModelNotFound
 from forebay.replicas.replica import Replica
 
 ONLY_MODEL = "*"
+UNBOUNDED = 10**15
 
 
 class ReplicaPool:
@@ -31,6 +32,7 @@ class ReplicaPool:
         self._aliases = aliases
         self._by_model: dict[str, list[Replica]] = {}
         self._groups: dict[str, tuple[Group[Replica], ...]] = {}
+        self.longest: dict[str, int] = {}  # tokens that the engine of a model with the most room for them takes
         self._created = int(time.time())
         self.refresh()
 
@@ -71,6 +73,7 @@ class ReplicaPool:
                 by_model[model] = self._by_model[model]
         self._by_model = by_model
         self._groups = {model: self._grouped(model, replicas) for model, replicas in by_model.items()}
+        self.longest = {model: _longest(model, replicas) for model, replicas in by_model.items()}
 
     def _grouped(self, model: str, replicas: list[Replica]) -> tuple[Group[Replica], ...]:
         members: dict[str, list[Replica]] = {}
@@ -143,6 +146,11 @@ class ReplicaPool:
             if target in known and alias not in known:
                 cards.append({**known[target], "id": alias, "root": target})
         return cards
+
+
+def _longest(model: str, replicas: list[Replica]) -> int:
+    told = [replica.models[model].get("max_model_len") for replica in replicas]
+    return max((length or UNBOUNDED for length in told), default=UNBOUNDED)
 
 
 def no_such_model(name: str | None) -> ModelNotFound:

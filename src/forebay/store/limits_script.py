@@ -17,7 +17,7 @@ from forebay.store.shared_lease import PREFIX, limits_of
 
 SCRIPT = (files("forebay.store") / "limits.lua").read_text()
 GATEWAYS, SETTLED = PREFIX + "gateways", PREFIX + "settled:"
-AWAY = (RedisError, OSError, TimeoutError)
+AWAY = (RedisError, OSError, TimeoutError, RuntimeError)  # the last is uvloop's: written to a connection just reset
 CONNECT_S = 1.0
 Call = list[Any]  # how many keys, the keys, the arguments
 

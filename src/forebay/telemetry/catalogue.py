@@ -237,8 +237,8 @@ WARMUP_CACHE_WARM = Metric(
 LIMIT_REFUSALS = Metric(
     "forebay_limit_refusals_total",
     "counter",
-    "Requests refused by a limit: which (requests, tokens, concurrency, day, month, failed_keys), and whose (key, "
-    "tenant, address, all).",
+    "Requests refused by a limit: which (requests, tokens, concurrency, day, month, structured, failed_keys), and "
+    "whose (key, tenant, address, all).",
     ("limit", "scope"),
 )
 LIMITS_DEGRADED = Metric(

@@ -22,9 +22,10 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import astuple
 
 from forebay.refusals import BadRequest, InvalidJSON
+from forebay.wire.length import ids_in
 from forebay.wire.media import Prompts, check_media, may_name_any
 from forebay.wire.shape import check_parts, has_doubled_name, members_of, slices, texts_in
-from forebay.wire.structure import check_structure
+from forebay.wire.structure import check_structure, needs_compiling
 
 LARGE_BYTES = 256 * 1024  # what a larger body is made of is counted before anything is made of it
 
@@ -74,6 +75,7 @@ class _Body(_Usual):
     stop: str | list[str] | None = None
     previous_response_id: str | None = None
     preset: str | None = None
+    tool_choice: Raw | UnsetType = UNSET
     # The engine's own controls; see `_read_seldom`.
     priority: Raw | UnsetType = UNSET
     request_id: Raw | UnsetType = UNSET
@@ -139,7 +141,9 @@ class BodyLimits:
 class Demand(msgspec.Struct):
     """What one request asks for. `model` is what the caller named; `wants_usage` whether a stream shall end with it;
     `resumable` whether its stream is plain text that another engine could go on with; `preset` names values that the
-    body shall be filled in with. `n` are the answers, to all prompts together."""
+    body shall be filled in with. `n` are the answers, to all prompts together; `prompt_ids` the ids of the longest
+    prompt that comes as token ids; `compiles` whether the engine has to compile a schema, a pattern or a grammar
+    first."""
 
     model: str | None
     stream: bool
@@ -148,8 +152,10 @@ class Demand(msgspec.Struct):
     resumable: bool
     max_tokens: int | None
     n: int = 1
+    prompt_ids: int = 0
     previous_response_id: str | None = None
     preset: str | None = None
+    compiles: bool = False
 
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
@@ -187,12 +193,13 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
 
 
 def _count_prompts(fields: _Usual, limits: BodyLimits, demand: Demand) -> None:
-    """Take in that there may be several. Raises `BadRequest`."""
+    """Take in that there may be several, and of how many token ids. Raises `BadRequest`."""
     if (prompts := _prompts(bytes(fields.prompt))) > 1:
         demand.n *= prompts  # each has as many answers
         demand.resumable = False
         if demand.n > limits.max_prompts:
             raise BadRequest(f"A request may ask for at most {limits.max_prompts} answers in all.", param="prompt")
+    demand.prompt_ids = ids_in(bytes(fields.prompt))
     if _prompts(bytes(fields.input)) > limits.max_inputs:
         raise BadRequest(f"'input' may have at most {limits.max_inputs} entries.", param="input")
 
@@ -241,7 +248,7 @@ def _read_seldom(body: bytes, limits: BodyLimits, demand: Demand) -> None:
     for name in _ENGINE_ONLY:
         if getattr(fields, name) is not UNSET:
             raise BadRequest(f"'{name}' steers the engine itself and is not open to callers. Leave it out.", param=name)
-    _check_caps(fields, limits)
+    _check_caps(fields, limits, demand)
     demand.has_options = fields.stream_options is not UNSET
     demand.max_tokens = demand.max_tokens or fields.max_output_tokens
     demand.n = fields.n or 1
@@ -325,7 +332,7 @@ def _is_single(fields: _Body) -> bool:
     return not several and not scored and fields.prompt_logprobs is None
 
 
-def _check_caps(fields: _Body, limits: BodyLimits) -> None:
+def _check_caps(fields: _Body, limits: BodyLimits, demand: Demand) -> None:
     for names, least, most in (
         (("n", "best_of"), 1, limits.max_n),
         (("max_output_tokens",), 1, limits.max_output_tokens),
@@ -343,6 +350,7 @@ def _check_caps(fields: _Body, limits: BodyLimits) -> None:
             max_schema_bytes=limits.max_schema_bytes,
             max_grammar_bytes=limits.max_grammar_bytes,
         )
+        demand.compiles = needs_compiling(said, b"" if fields.tool_choice is UNSET else bytes(fields.tool_choice))
     if isinstance(fields.stop, list) and len(fields.stop) > limits.max_stop:
         raise BadRequest(f"'stop' may have at most {limits.max_stop} sequences.", param="stop")
 

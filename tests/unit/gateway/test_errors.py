@@ -65,8 +65,32 @@ def test_an_engines_words_are_passed_on_only_where_the_caller_can_act_on_them() 
     assert (refusal_from_engine(400, body).message, refusal_from_engine(400, body).param) == ("secret path /x", "n")
     for status in (401, 500, 502, 503, 504):
         assert "secret" not in refusal_from_engine(status, body).message
-    too_long = json.dumps({"error": {"message": "This model's maximum context length is 9 tokens."}}).encode()
-    assert refusal_from_engine(400, too_long).code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "told"),
+    [
+        ("This model's maximum context length is 9 tokens. However, your prompt", "input_tokens", "messages"),
+        ("This model's maximum context length is 9 tokens. However, your prompt", "input_text", "messages"),
+        ("Input length (10) exceeds model's maximum context length (9).", None, "messages"),
+        ("The decoder prompt (length 10) is longer than the maximum model length of 9.", None, "messages"),
+        ("The engine prompt length 9 exceeds the max_model_len 9. Please reduce prompt.", None, "messages"),
+        ("max_tokens=10 cannot be greater than max_model_len=9.", "max_tokens", "max_tokens"),
+    ],
+)
+def test_whatever_an_engine_says_of_its_context_has_one_code_and_a_parameter_of_the_callers(
+    message: str, param: str | None, told: str
+) -> None:
+    """C11."""
+    body = json.dumps({"error": {"message": message, "param": param, "code": 400}}).encode()
+    refusal = refusal_from_engine(400, body, "messages")
+    assert (refusal.code, refusal.param) == ("context_length_exceeded", told)
+
+
+def test_how_a_prompt_is_to_be_cut_is_no_question_of_its_length() -> None:
+    message = "truncate_prompt_tokens=5000 cannot be greater than max_model_len = 1024."
+    body = json.dumps({"error": {"message": message, "param": "truncate_prompt_tokens", "code": 400}}).encode()
+    assert refusal_from_engine(400, body, "prompt").code == "invalid_value"
 
 
 @pytest.mark.parametrize(

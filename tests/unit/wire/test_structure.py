@@ -11,7 +11,7 @@ from forebay.wire.body import BodyLimits, read_demand
 LIMITS = BodyLimits(
     8, 20, 4, 10**6, 64, 1000, max_prompts=4, max_inputs=3, max_tools=2, max_schema_bytes=2000, max_grammar_bytes=100
 )
-LONG, SHORT = "(a+)+" * 20 + "$", "(a+)+" * 19 + "$"
+LONG, SHORT = "(ab+)" * 20 + "$", "(ab+)" * 19 + "$"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -47,6 +47,12 @@ def refused(fields: dict[str, Any], *, ascii_only: bool = True) -> str | None:
         ({"guided_json": {"pattern": LONG}}, "guided_json"),
         ({"guided_json": {"pattern": LONG, "x": 0, "multipleOf": 7}}, "guided_json"),
         ({"guided_choice": ["a" * 100] * 30}, "guided_choice"),
+        ({"structured_outputs": {"regex": "(a+)+$"}}, "structured_outputs"),
+        ({"guided_regex": "a?" * 40}, "guided_regex"),
+        ({"response_format": schema({"pattern": "^(é*)*$"})}, "response_format"),
+        ({"text": {"format": schema({"patternProperties": {"(a+)+": {}}})}}, "text"),
+        ({"tools": [{"function": {"parameters": {"properties": {"a": {"pattern": "(a+)+"}}}}}]}, "tools"),
+        ({"guided_json": {"anyOf": [{"pattern": "(a+)b?c+d(e+)?" * 6}] * 3}}, "guided_json"),
         ({"prompt": ["a"] * 5}, "prompt"),
         ({"prompt": ['a, \\"b\\\\'] * 2, "n": 3}, "prompt"),
         ({"prompt": [[1], [2], [3], [4], [5]]}, "prompt"),
@@ -85,3 +91,31 @@ def test_a_name_in_disguise_is_read_all_the_same() -> None:
     body = f'{{"model":"m","messages":[],"response_format":{{"patt\\u0065rn":"{LONG}"}}}}'
     with pytest.raises(BadRequest):
         read_demand(body.encode(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "compiles"),
+    [
+        ({}, False),
+        ({"response_format": {"type": "text"}}, False),
+        ({"response_format": None}, False),
+        ({"response_format": {"type": "json_object"}}, True),
+        ({"response_format": schema({"enum": ["a"]})}, True),
+        ({"structured_outputs": {"choice": ["a"]}}, True),
+        ({"guided_regex": "a"}, True),
+        ({"text": {"verbosity": "low"}}, False),
+        ({"text": {"format": {"type": "text"}}}, False),
+        ({"text": {"format": schema({})}}, True),
+        ({"tools": [TOOL]}, False),
+        ({"tools": [], "tool_choice": "required"}, False),
+        ({"tools": [TOOL], "tool_choice": "auto"}, False),
+        ({"tools": [TOOL], "tool_choice": {"type": "auto"}}, False),
+        ({"tools": [TOOL], "tool_choice": "required"}, True),
+        ({"tools": [TOOL], "tool_choice": {"type": "any"}}, True),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "auto"}}}, True),
+        ({"tools": [{**TOOL, "strict": True}]}, True),
+    ],
+)
+def test_what_an_engine_compiles_something_for_is_known(fields: dict[str, Any], compiles: bool) -> None:
+    body = json.dumps({"model": "m", "messages": [], **fields}).encode()
+    assert read_demand(body, LIMITS).compiles is compiles

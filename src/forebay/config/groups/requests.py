@@ -44,6 +44,15 @@ class RequestSettings(Group):
     max_grammar_bytes: int = setting(
         8192, "Longest pattern (regular expression) or grammar of an answer, characters.", ge=16, le=MIB, hot=True
     )
+    max_structured_requests: int = setting(
+        64,
+        "Requests with a schema, pattern or grammar that a tenant may have at once at this gateway, where there may be "
+        "more than one tenant: engines compile them in a few threads, so that one tenant's hold up everybody's. 0: as "
+        "many as there are.",
+        ge=0,
+        le=1_000_000,
+        hot=True,
+    )
     media_hosts: tuple[str, ...] = setting(
         (),
         "Hosts that engines may fetch pictures, sounds and films from, as images.example.com or *.example.com; "
