@@ -159,7 +159,20 @@ def test_an_unknown_model_a_wrong_key_and_too_much_are_refused(client: openai.Op
     assert many.value.param == "n"
     with pytest.raises(openai.BadRequestError) as long:
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "river " * 3000}])
-    assert long.value.code == "context_length_exceeded"
+    assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError) as answer:
+        client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=1025)
+    assert (answer.value.code, answer.value.param) == ("context_length_exceeded", "max_tokens")
+
+
+def test_what_the_engine_finds_wrong_when_its_stream_has_begun_is_refused_and_not_tried_again(
+    client: openai.OpenAI, service: Service
+) -> None:
+    before = service.figure("forebay_retries_total")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model=MODEL, messages=MESSAGES, logit_bias={"99999999": 1}, stream=True)
+    assert (wrong.value.code, wrong.value.param) == ("invalid_value", "logit_bias")
+    assert service.figure("forebay_retries_total") == before
 
 
 @pytest.mark.parametrize("path", ["/invocations", "/pause", "/scale_elastic_ep", "/v1/load_lora_adapter", "/load"])

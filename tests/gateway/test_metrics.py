@@ -204,7 +204,8 @@ async def test_the_metrics_port_speaks_tls_where_the_gateway_does_and_tells_when
 
 async def test_a_limit_that_refuses_is_counted_by_which_it_was_and_whose(start_gateway: StartGateway) -> None:
     limits = {"key_limits": {"requests_per_minute": 1}, "global_limits": {"tokens_per_minute": 5000}}
-    async with FakeEngine() as engine, start_gateway(engine.url, api_keys=("sk-test", "sk-2"), **limits) as running:
+    engine = FakeEngine(max_model_len=5000)
+    async with engine, start_gateway(engine.url, api_keys=("sk-test", "sk-2"), **limits) as running:
         assert (await chat(running.url, max_tokens=5)).status == 200
         for _ in range(2):
             assert (await chat(running.url, max_tokens=5)).status == 429

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = sorted(file for file in (ROOT / "requirements").glob("*.txt") if file.stem in ("gateway", "dev", "build", "fuzz"))
+LOCKS = sorted(
+    file for file in (ROOT / "requirements").glob("*.txt") if file.stem in ("gateway", "dev", "build", "fuzz")
+)
 ENGINES = sorted((ROOT / "requirements").glob("engine-*.txt"))
 # The first version without the hole. What is not here had none that anybody told of when this was written.
 FLOORS = {
