@@ -59,7 +59,7 @@ def locked(file: Path) -> dict[str, str]:
 def test_every_package_of_a_lock_is_one_version_of_known_content(file: Path) -> None:
     """And of PyPI alone: no address, no directory, no other index, no option that would weaken the check."""
     entries = re.sub(r" *\\\n *", " ", re.sub(r"(?m)^ *#.*\n", "", file.read_text())).splitlines()
-    assert len(entries) >= 4
+    assert entries
     for entry in entries:
         assert re.fullmatch(r"[a-z0-9-]+==[0-9][\w.+!-]*( ; [^@\\]+?)?( --hash=sha256:[0-9a-f]{64})+", entry), entry[
             :100
