@@ -77,7 +77,7 @@ async def test_a5_idle_connections_and_open_streams_take_little_memory_and_slow_
         return slow if record.body["max_tokens"] == 10_000 else Behaviour(token_delay_s=0.02)
 
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(FakeEngine(tokens=10_000))
+        engine = await stack.enter_async_context(FakeEngine(tokens=10_000, max_model_len=20_000))
         engine.default = behaviour
         gateway = await stack.enter_async_context(forebay_gateway(engine.url, (KEY,), engine_concurrency=1000))
         before_ms = await new_requests(gateway.url)
