@@ -24,6 +24,11 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def taken(self) -> bytes:
+        """What was written since this was last asked."""
+        written, self.written = self.written, b""
+        return written
+
     def is_closing(self) -> bool:
         return self.closing
 

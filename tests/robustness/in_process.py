@@ -17,6 +17,7 @@ from forebay.gateway.server import ClientConnection
 from forebay.telemetry.logging import LogWriter
 from forebay.upstream.connection import Connection
 from forebay.upstream.pool import Address
+from tests.gateway.understanding import Wire
 
 KEY = b"sk-test"
 ANSWER = {
@@ -29,38 +30,6 @@ ENDS = {
     b"/v1/messages": b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
 }
 EVENT = b'data: {"id":"a-1","choices":[{"index":0,"text":"a","delta":{"content":"a"}}]}\n\n'
-
-
-class Wire:
-    """The transport's part of a connection: keeps what is written."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.closing = False
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def taken(self) -> bytes:
-        written, self.written = self.written, b""
-        return written
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-
-    abort = close
-
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
 
 
 class InProcess:
