@@ -71,7 +71,7 @@ async def opened(browser: Browser, url: str, path: str = "/ui", **options: Any) 
     """A page of its own, without anything kept from another."""
     context = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     page = await context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(20_000)
     seen, host = Seen(page), urlsplit(url).netloc
     page.on("console", seen.wrote)
     page.on("pageerror", seen.threw)

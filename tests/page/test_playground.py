@@ -6,15 +6,19 @@ import sys
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
+from tests.gateway.calls import CHAT
 from tests.gateway.conftest import KEY, StartGateway
-from tests.gateway.fake_engine import Behaviour, FakeEngine
+from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.page.browser import opened, sign_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NASTY = 'it\'s "quoted" $HOME `id` \\ back\nnew line — ünïcödé 😀 </script>'
+
+
+COPIED = "async () => (await navigator.clipboard.readText()) === document.querySelector('#code').innerText"
 
 
 async def ask(page: Page, text: str) -> None:
@@ -23,9 +27,11 @@ async def ask(page: Page, text: str) -> None:
 
 
 async def test_an_answer_comes_as_a_stream_and_is_counted(browser: Browser, start_gateway: StartGateway) -> None:
-    async with FakeEngine(tokens=40, token_delay_s=0.02) as engine, start_gateway(engine.url) as running:
+    carry_on = asyncio.Event()
+    async with FakeEngine(tokens=40, token_delay_s=0.01) as engine, start_gateway(engine.url) as running:
         async with opened(browser, running.url) as seen:
             page = seen.page
+            engine.script(Behaviour(faults=[Fault("token", carry_on, after=20)]))
             await sign_in(seen, KEY)
             await page.get_by_label("Preset").select_option("creative")
             await expect(page.locator("#preset-says")).to_contain_text("temperature 1")
@@ -34,7 +40,8 @@ async def test_an_answer_comes_as_a_stream_and_is_counted(browser: Browser, star
             await ask(page, "one two three")
             answer = page.locator("article.assistant").last
             await expect(answer.locator(".text")).to_contain_text("t3")
-            assert "t29" not in await answer.inner_text()  # it is seen while it comes
+            assert not carry_on.is_set()  # it is seen while it comes
+            carry_on.set()
             await expect(answer).to_have_attribute("aria-busy", "false")
             await expect(answer.locator(".text")).to_contain_text("t29")
             about = await answer.locator(".about").inner_text()
@@ -47,6 +54,35 @@ async def test_an_answer_comes_as_a_stream_and_is_counted(browser: Browser, star
             bodies = [request.body for request in engine.requests if request.method == "POST"]
             assert [one["role"] for one in bodies[-1]["messages"]] == ["system", "user", "assistant", "user"]
             assert (bodies[-1]["temperature"], bodies[-1]["max_tokens"]) == (1.0, 30)
+            assert seen.is_clean()
+
+
+async def test_who_types_faster_than_the_models_come_is_answered(browser: Browser, start_gateway: StartGateway) -> None:
+    come = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await come.wait()
+        await route.continue_()
+
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        async with opened(browser, running.url) as seen:
+            page = seen.page
+            await sign_in(seen, KEY)
+            await expect(page.get_by_label("Model", exact=True)).to_have_value("fake-model")
+            await page.route("**/v1/models", later)
+            await page.reload()
+            await ask(page, "too fast")
+            await expect(page.locator("article")).to_have_count(1)
+            await page.get_by_role("button", name="Stop").click()
+            come.set()
+            await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+            assert engine.calls(CHAT) == []
+            come.clear()
+            await page.reload()
+            await ask(page, "too fast again")
+            come.set()
+            await expect(page.locator("article.assistant .about")).to_contain_text("tokens")
+            assert [one.body["model"] for one in engine.calls(CHAT)] == ["fake-model"]
             assert seen.is_clean()
 
 
@@ -105,9 +141,9 @@ async def test_the_code_that_it_gives_runs_and_asks_the_same(browser: Browser, s
             await page.get_by_text("As code").click()
             for button, runner in (("Copy as curl", ("sh", "-c")), ("Copy as Python", (sys.executable, "-c"))):
                 await page.get_by_role("button", name=button).click()
+                await page.wait_for_function(COPIED)
                 code = await page.evaluate("() => navigator.clipboard.readText()")
                 assert KEY not in code
-                assert code == await page.locator("#code").inner_text()
                 assert "t7" in await run(*runner, code, url=running.url)
             first, second = (one.body for one in engine.requests if one.target == "/v1/chat/completions")
             assert first == second

@@ -160,6 +160,10 @@ overview.prepare(() => live && overview.show(live));
 tables.prepare(shown);
 playground.prepare();
 addEventListener("hashchange", () => route({ focus: true }));
+document.querySelector("a.skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the view stays: its name is the address
+  $("main").focus();
+});
 if (!mayUse("playground") && !mayUse("operations")) await signIn(null).catch(() => {}); // where nobody is asked for a key
 begin();
 await route();

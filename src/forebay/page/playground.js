@@ -11,6 +11,7 @@ const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
 let turns = []; // {role, content}: what has been said, answers included
 let presets = {};
 let answering = null; // what stops the answer under way
+let reading = Promise.resolve(); // the models, on their way
 
 /** Have the form do what it says, once. */
 export function prepare() {
@@ -49,6 +50,11 @@ const empty = () =>
 /** Read the models, when the view is opened. Throws `NoAnswer`. */
 export async function show() {
   if (!$("conversation").childElementCount) empty();
+  reading = readModels();
+  await reading;
+}
+
+async function readModels() {
   const { data } = await askJson("v1/models", { key: keyFor("playground") });
   const chosen = $("model").value;
   $("model").replaceChildren(...data.map((card) => h("option", { value: card.id, selected: card.id === chosen }, card.id)));
@@ -118,16 +124,14 @@ async function copy(button) {
 async function send() {
   const content = $("message").value.trim();
   if (!content || answering || !$("sampling").reportValidity()) return;
+  answering = new AbortController();
+  busy(true);
+  $("message").value = "";
   if (!turns.length) $("conversation").replaceChildren();
   turns.push({ role: "user", content });
   $("conversation").append(bubble("user", "You", content).element);
-  $("message").value = "";
-  const answer = bubble("assistant", $("model").value, "");
-  $("conversation").append(answer.element);
-  answering = new AbortController();
-  busy(true);
   try {
-    await receive(answer, answering.signal);
+    await converse(answering.signal);
   } finally {
     answering = null;
     busy(false);
@@ -140,6 +144,17 @@ function busy(on) {
   const hadFocus = document.activeElement === $("stop");
   $("stop").hidden = !on;
   if (hadFocus && !on) $("message").focus();
+}
+
+async function converse(signal) {
+  await reading.catch(() => {}); // told where it began; who types faster than models come asks one of them all the same
+  if (signal.aborted) {
+    turns.pop();
+    return;
+  }
+  const answer = bubble("assistant", $("model").value, "");
+  $("conversation").append(answer.element);
+  await receive(answer, signal);
 }
 
 async function receive(answer, signal) {
