@@ -15,12 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from forebay.failures import FailureKind
 from forebay.gateway.exchange import Exchange, Head
 from forebay.gateway.pipeline import Pipeline
+from forebay.gateway.resolving import Resolving
 from forebay.gateway.routes import find_route
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
 from forebay.policy.auth import ANONYMOUS, Authenticator
 from forebay.policy.limits import Defaults, Limits
 from forebay.policy.line import AdmissionRules
+from forebay.policy.presets import Presets
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
 from forebay.refusals import Refusal
@@ -118,19 +120,20 @@ class Requests(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.replicas = [self._replica(name) for name in "ab"]
+        pool = ReplicaPool(self.replicas, {})
+        body_limits = BodyLimits(
+            max_n=8, max_logprobs=20, max_stop=4, max_output_tokens=1000, max_json_depth=64, max_json_parts=100
+        )
         self.pipeline = Pipeline(
             Authenticator({}, anonymous=ANONYMOUS),
             Limits(Defaults()),
             Admission(AdmissionRules(4, 4, 30.0), capacity=lambda model: 100, promise=Future, random=lambda: 0.5),
-            ReplicaPool(self.replicas, {}),
+            pool,
             Routing("least_outstanding"),
             Recorder(Metrics(), None),
-            body_limits=BodyLimits(
-                max_n=8, max_logprobs=20, max_stop=4, max_output_tokens=1000, max_json_depth=64, max_json_parts=100
-            ),
+            resolving=Resolving(pool, body_limits, Presets({}), None, 256),
             relay_limits=RelayLimits(600.0, 300.0, 60.0, 1 << 20, 1 << 20, 2, 2, 120.0),
             room=Room(1 << 20),
-            default_max_tokens=256,
         )
         self.pipeline.retry_budget = RetryBudget(per_s=0.0)  # the same, however fast the machine is
         self.callers: list[Caller] = []

@@ -50,11 +50,12 @@ async def create_conversation(request: Request, new: NewConversation) -> Convers
     """A conversation in which nothing has been said yet."""
     gateway, principal, now = request.app.state.gateway, request.state.principal, time()
     turns = _turns(request)
-    model, name, preset = gateway.pipeline.meant_by(new.model)
+    resolving = gateway.pipeline.resolving
+    model, name, preset = resolving.meant_by(new.model)
     if not principal.may_use(name, model):
         raise no_such_model(new.model)
     if preset is not None:
-        gateway.pipeline.presets.values(preset)  # that there is one
+        resolving.presets.values(preset)  # that there is one
     _check_length(request, new.system or "", "system")
     ttl_s = gateway.settings.conversation_ttl_s if new.ttl_s is None else new.ttl_s
     if ttl_s > gateway.settings.conversation_ttl_s:

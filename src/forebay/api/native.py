@@ -98,7 +98,7 @@ async def model_info(request: Request, model: str | None = None) -> ModelInfo:
         max_model_len=replicas.context_tokens(name),
         ready=any(one.ready and not one.draining for one in serving),
         replicas=len(serving),
-        presets=request.app.state.gateway.pipeline.presets.describe(),
+        presets=request.app.state.gateway.pipeline.resolving.presets.describe(),
     )
 
 

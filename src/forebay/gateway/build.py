@@ -30,6 +30,7 @@ from forebay.gateway.parts import (
 )
 from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.reloading import Reloading
+from forebay.gateway.resolving import Resolving
 from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.gateway.status import readiness_of, status_of
 from forebay.gateway.timekeeping import day_and_month, keep_time
@@ -115,6 +116,9 @@ class Gateway:
         self.local_limits = Limits(default_limits(settings))
         self.shared_limits = shared_limits(settings, self.local_limits)
         self.seeded_limits = seeded_limits(settings, self.local_limits, self.ledger, database)
+        resolving = Resolving(
+            self.replicas, tuning.body_limits, tuning.presets, tuning.salts, settings.default_max_tokens
+        )
         self.pipeline = Pipeline(
             tuning.auth,
             self.shared_limits or self.seeded_limits or self.local_limits,
@@ -122,16 +126,13 @@ class Gateway:
             self.replicas,
             tuning.routing,
             self.recorder,
-            body_limits=tuning.body_limits,
+            resolving=resolving,
             relay_limits=tuning.relay_limits,
             cache=self.caching if settings.cache_max_bytes else None,
-            presets=tuning.presets,
-            salts=tuning.salts,
             most_compiling=tuning.most_compiling,
             tracing=self.tracing,
             room=self.room,
             forward_priority=settings.forward_priority,
-            default_max_tokens=settings.default_max_tokens,
         )
         self.batching = Batching(settings, database, self.pipeline, default) if database is not None else None
         self.engine_metrics = EngineMetrics(self)
@@ -237,15 +238,15 @@ class Gateway:
         self.caching.change(tuning.cache_limits)
         self.local_limits.change(default_limits(settings))
         self.room.most_bytes = settings.max_held_bytes or default_room()
-        self.pipeline.default_max_tokens = settings.default_max_tokens
-        pipeline = self.pipeline
+        pipeline, resolving = self.pipeline, self.pipeline.resolving
         pipeline.auth, pipeline.routing = tuning.auth, tuning.routing
         pipeline.admission.change(tuning.admission_rules)
         pipeline.forward_priority = settings.forward_priority
-        pipeline.body_limits, pipeline.relay_limits = tuning.body_limits, tuning.relay_limits
+        pipeline.relay_limits = tuning.relay_limits
         pipeline.cache = self.caching if settings.cache_max_bytes else None
-        pipeline.presets, pipeline.salts = tuning.presets, tuning.salts
         pipeline.compiling.most = tuning.most_compiling
+        resolving.body_limits, resolving.default_max_tokens = tuning.body_limits, settings.default_max_tokens
+        resolving.presets, resolving.salts = tuning.presets, tuning.salts
         for sock in self.listening:
             find_the_gone(sock, settings.write_timeout_s)
         for connection in (*self.connections, *self.watchers):

@@ -171,7 +171,7 @@ class Talk:
         return count
 
     def _context(self, conversation: Conversation) -> int | None:
-        return self._pipeline.replicas.context_tokens(self._pipeline.meant_by(conversation.model)[0])
+        return self._pipeline.replicas.context_tokens(self._pipeline.resolving.meant_by(conversation.model)[0])
 
     def _chat(self, conversation: Conversation, prompt: _Prompt) -> dict[str, Any]:
         options = dict(self._post.options)

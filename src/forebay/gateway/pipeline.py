@@ -19,49 +19,24 @@ from forebay.gateway.caching import ASK_HEADER, Caching, replay
 from forebay.gateway.errors import error_body, error_headers
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.relay import Relay
+from forebay.gateway.resolving import Resolving
 from forebay.gateway.sending import RelayLimits
 from forebay.policy.admission import Admission
-from forebay.policy.affinity import affinity_of
 from forebay.policy.auth import ANONYMOUS, Authenticator, Principal, require
 from forebay.policy.compiling import Compiling
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
-from forebay.policy.ownership import Ownership
-from forebay.policy.presets import Presets, split_model
 from forebay.policy.retry import RetryBudget
 from forebay.policy.routing import Routing
-from forebay.policy.salts import Salts
 from forebay.policy.verdict import Outcome
-from forebay.refusals import (
-    BadRequest,
-    Draining,
-    EngineUnavailable,
-    InternalError,
-    ModelNotFound,
-    NotFound,
-    RateLimited,
-    Refusal,
-)
-from forebay.replicas.pool import UNBOUNDED, ReplicaPool, no_such_model
-from forebay.replicas.replica import Replica
+from forebay.refusals import Draining, InternalError, RateLimited, Refusal
+from forebay.replicas.pool import ReplicaPool
 from forebay.room import Room
 from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tracing import Tracing, pass_on
-from forebay.wire.body import (
-    LARGE_BYTES,
-    BodyLimits,
-    body_for_engine,
-    most_tokens,
-    prompt_tokens,
-    read_demand,
-    work_tokens,
-)
+from forebay.wire.body import LARGE_BYTES, prompt_tokens
 from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
-from forebay.wire.length import check_length
-from forebay.wire.resume import MOST_BYTES_WITH_IDS
-
-PRESET_HEADER = b"x-forebay-preset"
 
 
 class LimitsView(Protocol):
@@ -82,16 +57,13 @@ class Pipeline:
         routing: Routing,
         recorder: Recorder,
         *,
-        body_limits: BodyLimits,
+        resolving: Resolving,
         relay_limits: RelayLimits,
         cache: Caching | None = None,
-        presets: Presets | None = None,
-        salts: Salts | None = None,
         most_compiling: int = 0,
         tracing: Tracing | None = None,
         room: Room,
         forward_priority: bool = False,
-        default_max_tokens: int,
     ) -> None:
         self.auth = auth
         self.limits = limits
@@ -99,18 +71,14 @@ class Pipeline:
         self.replicas = replicas
         self.recorder = recorder
         self.routing = routing
-        self.ownership = Ownership()
         self.retry_budget = RetryBudget()
-        self.body_limits = body_limits
+        self.resolving = resolving
         self.relay_limits = relay_limits
         self.cache = cache
-        self.presets = presets or Presets({})
-        self.salts = salts
         self.compiling = Compiling(most_compiling)
         self.tracing = tracing
         self.room = room
         self.forward_priority = forward_priority
-        self.default_max_tokens = default_max_tokens
         self.running: set[Exchange] = set()
         self.draining = False
         self._over = False  # the drain's time, that is
@@ -188,14 +156,16 @@ class Pipeline:
             now = monotonic()
             exchange.steps.append((now, "identified"))
         if exchange.route.response_id is not None:
-            body, only = self._stored_response(exchange, exchange.route.response_id)
+            body, only = self.resolving.stored_response(exchange, exchange.route.response_id)
         elif len(exchange.body) > LARGE_BYTES:
-            body, only = yield asyncio.get_running_loop().run_in_executor(self._large, self._read_body, exchange)
+            body, only = yield asyncio.get_running_loop().run_in_executor(
+                self._large, self.resolving.resolve, exchange, self.routing
+            )
             now = monotonic()
         else:
-            body, only = self._read_body(exchange)
+            body, only = self.resolving.resolve(exchange, self.routing)
         lease = self.limits.acquire(
-            exchange.principal or ANONYMOUS, exchange.head.address, self._tokens_at_most(exchange), now
+            exchange.principal or ANONYMOUS, exchange.head.address, self.resolving.tokens_at_most(exchange), now
         )
         if lease is not None:
             exchange.limited = lease
@@ -338,77 +308,6 @@ class Pipeline:
             elif exchange.waiting is not None:
                 exchange.waiting.cancel()
                 self.refuse(exchange, told, now)
-
-    def _read_body(self, exchange: Exchange) -> tuple[bytes, Replica | None]:
-        """Parse, resolve the model, and say what goes to the engine; and the one replica it must go to, if so."""
-        route = exchange.route
-        demand = exchange.demand = read_demand(exchange.body, self.body_limits)
-        if demand.model is None and route.model_required:
-            raise BadRequest("Name a model in 'model'; GET /v1/models lists them.", param="model")
-        asked = demand.model
-        model, demand.model, preset = self.meant_by(asked)
-        demand.preset = demand.preset or preset
-        assert exchange.principal is not None
-        if exchange.principal.models is not None and not exchange.principal.may_use(model, demand.model):
-            raise no_such_model(asked)
-        exchange.model = model
-        context = self.replicas.longest.get(model, UNBOUNDED)
-        if ((demand.max_tokens or 0) > context or demand.prompt_ids > context) and route.bounds:
-            check_length(exchange.body, demand.prompt_ids if route.prompt == "prompt" else 0, context, route.bounds)
-        if demand.preset is not None or PRESET_HEADER in exchange.headers:
-            name = (
-                exchange.headers.get(PRESET_HEADER, b"").decode("latin-1") if demand.preset is None else demand.preset
-            )
-            exchange.body = self.presets.fill(exchange.body, name, route.sampling, demand.model)
-        only = None
-        if demand.previous_response_id is not None:
-            only = self._holder(exchange, demand.previous_response_id)
-        exchange.work_tokens = work_tokens(demand, len(exchange.body), generates=route.generates)
-        if only is None and self.routing.wants_affinity(self.replicas.groups(model)):
-            exchange.affinity = affinity_of(
-                exchange.principal,
-                exchange.headers.get(b"x-session-id"),
-                exchange.body if route.generates else b"",
-            )
-        ask_usage = demand.stream and route.usage_on_request and not demand.wants_usage
-        exchange.resumable = demand.resumable and route.resumable
-        ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
-        salt = self.salts.member_of(exchange.principal.tenant) if self.salts is not None and route.generates else b""
-        return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids, salt=salt), only
-
-    def meant_by(self, name: str | None) -> tuple[str, str | None, str | None]:
-        """The model that is meant, its name as it was said, and the preset behind that. Raises `ModelNotFound`."""
-        try:
-            return self.replicas.resolve(name), name, None
-        except ModelNotFound:
-            if (parts := split_model(name)) is None:
-                raise
-        try:
-            return self.replicas.resolve(parts[0]), *parts
-        except ModelNotFound:
-            raise no_such_model(name) from None
-
-    def _tokens_at_most(self, exchange: Exchange) -> int:
-        """About how many tokens limits have to reserve; 0 for what no engine's core works on."""
-        route, demand = exchange.route, exchange.demand
-        if demand is None or not route.generates:
-            return 0
-        if not route.stream_ends:
-            return prompt_tokens(len(exchange.body))
-        return most_tokens(demand, len(exchange.body), self.default_max_tokens)
-
-    def _stored_response(self, exchange: Exchange, response_id: str) -> tuple[bytes, Replica | None]:
-        return b"", self._holder(exchange, response_id)
-
-    def _holder(self, exchange: Exchange, response_id: str) -> Replica:
-        assert exchange.principal is not None
-        name = self.ownership.replica_of(response_id, exchange.principal.tenant)
-        replica = self.replicas.named(name) if name is not None else None
-        if replica is None:
-            raise NotFound(f"There is no response {response_id[:128]!r}.", code="response_not_found")
-        if replica.draining:
-            raise EngineUnavailable("The engine that holds this response is leaving.", retry_after_s=5)
-        return replica
 
 
 def _settle(place: Place, exchange: Exchange, outcome: Outcome) -> None:

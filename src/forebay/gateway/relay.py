@@ -267,7 +267,7 @@ class Relay(Sending):
     def _record_owner(self, response_id: str | None) -> None:
         exchange = self._exchange
         if response_id and exchange.principal is not None and exchange.replica is not None:
-            self._pipeline.ownership.record(response_id, exchange.principal.tenant, exchange.replica.name)
+            self._pipeline.resolving.ownership.record(response_id, exchange.principal.tenant, exchange.replica.name)
 
     # Endings
     def _end_badly(self, refusal: Refusal, now: float) -> None:
