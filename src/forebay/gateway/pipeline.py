@@ -223,11 +223,13 @@ class Pipeline:
 
     def _acquire_place(self, exchange: Exchange, now: float) -> Place:
         """A place at the model's engines, or in the line for one."""
-        principal, headers = exchange.principal, exchange.headers
+        principal, demand, headers = exchange.principal, exchange.demand, exchange.headers
         assert principal is not None
+        assert demand is not None
         told = b"x-request-timeout-ms" in headers or b"x-stainless-read-timeout" in headers
         patience_s = patience_of(headers) if told else inf
-        place = self.admission.acquire(principal, exchange.model, prompt_tokens(len(exchange.body)), now, patience_s)
+        tokens = prompt_tokens(demand, len(exchange.body))
+        place = self.admission.acquire(principal, exchange.model, tokens, now, patience_s)
         exchange.hold(place)
         exchange.place = place
         return place
@@ -332,7 +334,8 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
     if outcome == "answered" and not exchange.events_out:
         return None
     if exchange.events_out or (outcome == "cancelled" and exchange.attempts):
-        return exchange.events_out + (prompt_tokens(len(exchange.body)) if exchange.route.generates else 0)
+        asked = exchange.demand if exchange.route.generates else None
+        return exchange.events_out + (prompt_tokens(asked, len(exchange.body)) if asked is not None else 0)
     return 0
 
 

@@ -99,7 +99,7 @@ class Resolving:
         if demand is None or not route.generates:
             return 0
         if not route.stream_ends:
-            return prompt_tokens(len(exchange.body))
+            return prompt_tokens(demand, len(exchange.body))
         return most_tokens(demand, len(exchange.body), self.default_max_tokens)
 
     def _holder(self, exchange: Exchange, response_id: str) -> Replica:

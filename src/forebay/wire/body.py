@@ -23,7 +23,7 @@ from msgspec.structs import astuple
 
 from forebay.refusals import BadRequest, InvalidJSON
 from forebay.wire.length import ids_in
-from forebay.wire.media import Prompts, check_media, may_name_any
+from forebay.wire.media import TOKENS_A_PIECE, Prompts, check_media, may_have_media
 from forebay.wire.shape import check_parts, has_doubled_name, members_of, slices, texts_in
 from forebay.wire.structure import check_structure, needs_compiling
 
@@ -110,6 +110,7 @@ _BEYOND_TEXT = _FIELDS[_FIELDS.index("tools") :]
 _STRUCTURE = (*_BEYOND_TEXT[: _BEYOND_TEXT.index("echo")], "text")
 _NONE_OF_IT = frozenset({b"null", b"false", b"[]", b'{"type":"text"}', b'{"type": "text"}'})
 _PROMPT_TOKENS_AT_MOST = 32_768
+BYTES_A_TOKEN = 4
 _TOKENS_NOT_SAID = 256
 _TOKENS_AT_MOST = 1024
 _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
@@ -143,7 +144,7 @@ class Demand(msgspec.Struct):
     `resumable` whether its stream is plain text that another engine could go on with; `preset` names values that the
     body shall be filled in with. `n` are the answers, to all prompts together; `prompt_ids` the ids of the longest
     prompt that comes as token ids; `compiles` whether the engine has to compile a schema, a pattern or a grammar
-    first."""
+    first; `weightless` by how many bytes the body is longer than a text of as many tokens, for the media in it."""
 
     model: str | None
     stream: bool
@@ -156,6 +157,7 @@ class Demand(msgspec.Struct):
     previous_response_id: str | None = None
     preset: str | None = None
     compiles: bool = False
+    weightless: int = 0
 
 
 def read_demand(body: bytes, limits: BodyLimits) -> Demand:
@@ -187,8 +189,9 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     if fields.prompt is not _ABSENT or fields.input is not _ABSENT:
         _count_prompts(fields, limits, demand)
     # In messages an address is in a part of a content, so there is an array within an array: most bodies are no such.
-    if (arrays > 1 or fields.input is not _ABSENT) and may_name_any(body):
-        check_media(_decoded(_prompts_decoder, body, limits), limits.media_hosts)
+    if (arrays > 1 or fields.input is not _ABSENT) and may_have_media(body):
+        count, size = check_media(_decoded(_prompts_decoder, body, limits), limits.media_hosts)
+        demand.weightless = size - count * TOKENS_A_PIECE * BYTES_A_TOKEN
     return demand
 
 
@@ -257,17 +260,18 @@ def _read_seldom(body: bytes, limits: BodyLimits, demand: Demand) -> None:
     demand.resumable = demand.stream and _is_single(fields) and _has_only_text(fields)
 
 
-def prompt_tokens(body_bytes: int) -> int:
-    """About how many tokens a prompt has; pictures make a body long that are few tokens."""
-    return body_bytes // 4 if body_bytes < 4 * _PROMPT_TOKENS_AT_MOST else _PROMPT_TOKENS_AT_MOST
+def prompt_tokens(demand: Demand, body_bytes: int) -> int:
+    """About how many tokens a prompt has, at most as many as any that is usual: what is not may be no text."""
+    tokens = (body_bytes - demand.weightless) // BYTES_A_TOKEN
+    return tokens if tokens < _PROMPT_TOKENS_AT_MOST else _PROMPT_TOKENS_AT_MOST
 
 
 def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
     """About how much an engine has to do, for comparing replicas: prompt tokens, and those that may be generated.
 
-    Both are bounded: pictures make a body long that are few tokens, and callers allow far more than comes.
+    Both are bounded; callers allow far more than comes.
     """
-    prompt = prompt_tokens(body_bytes)
+    prompt = prompt_tokens(demand, body_bytes)
     if not generates:
         return prompt
     most = demand.max_tokens
@@ -281,7 +285,7 @@ def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> i
 def most_tokens(demand: Demand, body_bytes: int, default_max_tokens: int) -> int:
     """About how many tokens, prompt and answers, a generating request may come to; limits reserve as many."""
     most = default_max_tokens if demand.max_tokens is None else demand.max_tokens
-    return body_bytes // 4 + most * demand.n
+    return (body_bytes - demand.weightless) // BYTES_A_TOKEN + most * demand.n
 
 
 def body_for_engine(

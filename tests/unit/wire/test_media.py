@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from forebay.refusals import BadRequest, UnsupportedMediaURL
-from forebay.wire.body import BodyLimits, read_demand
-from forebay.wire.media import is_host_rule
+from forebay.wire.body import BodyLimits, most_tokens, prompt_tokens, read_demand, work_tokens
+from forebay.wire.media import TOKENS_A_PIECE, is_host_rule
 
 HOSTS = frozenset({"images.example.com", "*.cdn.example.org", "10.0.0.5"})
 REFUSED = [
@@ -159,6 +159,40 @@ def test_an_escape_hides_no_name_and_no_address(escaped: str) -> None:
 )
 def test_what_no_engine_fetches_is_no_address(fields: dict[str, Any]) -> None:
     assert refused(fields) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "pieces"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,DATA"}}, 1),
+        ({"type": "input_image", "image_url": "data:image/png;base64,DATA"}, 1),
+        ({"type": "input_audio", "input_audio": {"data": "DATA", "format": "wav"}}, 1),
+        ({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "DATA"}}, 1),
+        ({"type": "tool_result", "content": [{"type": "image", "source": {"type": "base64", "data": "DATA"}}]}, 1),
+        ({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "DATA"}}, 0),
+        ({"type": "text", "text": "DATA"}, 0),
+        ({"type": "text", "text": 'of "image_url" and "input_audio" DATA'}, 0),
+    ],
+)
+def test_media_are_estimated_by_the_piece_and_texts_by_their_length(part: dict[str, Any], pieces: int) -> None:
+    def estimates(*parts: dict[str, Any]) -> list[int]:
+        body = json.dumps({"model": "m", "max_tokens": 10, **user(*parts)}).encode()
+        demand = read_demand(body, limits())
+        size = len(body)
+        return [prompt_tokens(demand, size), work_tokens(demand, size) - 10, most_tokens(demand, size, 0) - 10]
+
+    content = json.loads(json.dumps(part).replace("DATA", "A" * 100_000))
+    expected = TOKENS_A_PIECE if pieces else 25_000
+    for tokens in estimates(content):
+        assert expected <= tokens < expected + 100
+    for tokens in estimates(*[content] * 20)[:2]:
+        assert tokens == 32_768 if not pieces else 20 * expected <= tokens < 20 * expected + 1000
+
+
+def test_what_hides_beside_a_content_is_found() -> None:
+    for name in ("input_audio", "source"):
+        part = {"type": name, name: {"data": "AAAA", "inner": {"image_url": "http://10.1.1.1/"}}}
+        assert refused(user(part)) == "messages[1]"
 
 
 @pytest.mark.parametrize("rule", ["*", "*.com", "*.0.1", "*.10.0.0.1", "http://x", "x/y", "x:80", "X.test", "", "a..b"])
