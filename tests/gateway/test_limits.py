@@ -56,6 +56,21 @@ async def test_a_request_that_may_need_more_tokens_than_are_left_is_refused(star
         assert (await chat(running.url, max_tokens=50)).status == 200
 
 
+async def test_pictures_at_a_time_are_no_whole_minutes_tokens(start_gateway: StartGateway) -> None:
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 400_000}"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
+    hold = asyncio.Event()
+    async with (
+        FakeEngine() as engine,
+        start_gateway(engine.url, key_limits={"tokens_per_minute": 10_000}) as running,
+    ):
+        engine.script(*[Behaviour(faults=[Fault("head", hold)]) for _ in range(5)])
+        asked = [asyncio.create_task(chat(running.url, messages=messages, max_tokens=10)) for _ in range(5)]
+        await engine.wait_for(lambda one: len(one.calls(CHAT)) == 5)
+        hold.set()
+        assert [(await one).status for one in asked] == [200] * 5
+
+
 async def test_of_a_stream_that_its_caller_left_what_was_delivered_counts(start_gateway: StartGateway) -> None:
     limits = {"tokens_per_minute": 1000, "concurrency": 1}
     async with FakeEngine() as engine, start_gateway(engine.url, key_limits=limits) as running:
