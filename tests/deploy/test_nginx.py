@@ -16,9 +16,9 @@ import pytest
 
 from tests.deploy.nginx import Nginx, arguments, configure, free_port, running
 from tests.gateway.calls import AUTH, CHAT, chat_body
+from tests.gateway.command import gateway_process
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import parse_events, text_of, token_numbers
-from tests.gateway.test_process import gateway_process
 
 FLAGS = ("--trusted-proxies", "127.0.0.1", "--health-interval-s", "0.2")
 
@@ -45,7 +45,7 @@ class Stack:
 
     async def start(self, number: int) -> Process:
         log = ("--log-file", str(self.directory / f"gateway-{number}.log"))
-        started = gateway_process(self.engine, *self._flags, *log, "--port", str(self.ports[number]))
+        started = gateway_process(self.engine.url, *self._flags, *log, "--port", str(self.ports[number]))
         process, _ = await self._exits.enter_async_context(started)
         return process
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import descendants
+from tests.gateway.command import FOREBAY, serving
 from tests.gateway.raw_client import connect, fetch
-from tests.gateway.test_process import FOREBAY
 from tests.gateway.test_supervisor import STUB, alive
 
 QUICK = ("--health-interval-s", "0.05", "--engine-backoff-max-s", "0.05", "--engine-stop-timeout-s", "0.5")
@@ -74,26 +74,25 @@ def start_agent(tmp_path: Path) -> StartAgent:
     @asynccontextmanager
     async def start(*flags: str, **env: str) -> AsyncIterator[Agent]:
         port = free_port()
-        process = await asyncio.create_subprocess_exec(
-            *(FOREBAY, "engine", "m", "--agent-port", "0", "--engine-port", str(port), *QUICK, *flags),
-            env=an_environment(tmp_path) | env,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[-1]
-        try:
+        words = ("engine", "m", "--agent-port", "0", "--engine-port", str(port), *QUICK, *flags)
+        async with serving(FOREBAY, *words, env=an_environment(tmp_path) | env) as (process, url), outlived(process):
             yield Agent(process, url, f"http://127.0.0.1:{port}", tmp_path)
-        finally:
-            family = descendants(process.pid) if process.returncode is None else []
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-            async with asyncio.timeout(20):
-                while any(alive(pid) for pid in family):
-                    await asyncio.sleep(0.02)
 
     return start
+
+
+@asynccontextmanager
+async def outlived(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """Kill it at the end, and wait until all that it had started has ended too."""
+    try:
+        yield
+    finally:
+        family = descendants(process.pid) if process.returncode is None else []
+        with suppress(ProcessLookupError):
+            process.kill()
+        async with asyncio.timeout(60):
+            while any(alive(pid) for pid in family):
+                await asyncio.sleep(0.02)
 
 
 def an_environment(directory: Path) -> dict[str, str]:

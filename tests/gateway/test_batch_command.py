@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.gateway.calls import CHAT, MESSAGES
-from tests.gateway.command import within
+from tests.gateway.command import FOREBAY, within
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine
-from tests.gateway.test_process import FOREBAY
 
 LINES = 200
 

@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 
 from forebay.rollout import available_bytes, plan
-from tests.e2e.conftest import descendants
+from tests.gateway.command import FOREBAY, serving
 from tests.gateway.raw_client import Response, connect, fetch
-from tests.gateway.test_agent import an_environment
-from tests.gateway.test_process import FOREBAY
-from tests.gateway.test_supervisor import alive
+from tests.gateway.test_agent import an_environment, outlived
 
 ADMIN = {"authorization": "Bearer sk-admin"}
 QUICK = ("--health-interval-s", "0.2", "--engine-backoff-max-s", "0.1", "--engine-stop-timeout-s", "0.5")
@@ -73,24 +71,9 @@ def start_serve(tmp_path: Path) -> StartServe:
         file = tmp_path / "forebay.toml"
         file.write_text(settings)
         environment = an_environment(tmp_path) | {"FOREBAY_ADMIN_KEYS": "sk-admin"} | env
-        process = await asyncio.create_subprocess_exec(
-            *(FOREBAY, "serve", "--config", str(file), "--port", "0", "--log-file", str(tmp_path / "log")),
-            *(*QUICK, *flags),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[-1]
-        try:
+        words = ("serve", "--config", str(file), "--port", "0", "--log-file", str(tmp_path / "log"), *QUICK, *flags)
+        async with serving(FOREBAY, *words, env=environment) as (process, url), outlived(process):
             yield Serve(process, url, file, environment)
-        finally:
-            family = descendants(process.pid)
-            process.kill()
-            await process.wait()
-            async with asyncio.timeout(20):
-                await process.stdout.read()  # else its pipe outlives the loop
-                while any(alive(pid) for pid in family):
-                    await asyncio.sleep(0.02)
 
     return start
 

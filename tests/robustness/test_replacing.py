@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.calls import AUTH, CHAT, chat_body
+from tests.gateway.command import FOREBAY
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import connect
-from tests.gateway.replacing import FOREBAY, Place, place
+from tests.gateway.replacing import Place, place
 
 CLIENTS = 16
 

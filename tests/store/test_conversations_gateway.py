@@ -19,7 +19,7 @@ from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault, Record
 from tests.gateway.raw_client import Response, connect, fetch, text_of
 from tests.store.databases import made, new_key
 from tests.store.test_ledger import until
-from tests.store.test_usage_gateway import gateway_process
+from tests.store.test_usage_gateway import ledger_process
 
 HERE = "/v1/conversations"
 OTHER = {"authorization": "Bearer sk-other"}
@@ -419,8 +419,8 @@ async def test_a_gateway_that_dies_midway_holds_nobody_up_for_long(
     lease = {"FOREBAY_CONVERSATION_LEASE_S": "1"}
     async with (
         FakeEngine() as engine,
-        gateway_process(engine, tmp_path, database_url, **lease) as (one, first),
-        gateway_process(engine, tmp_path, database_url, **lease) as (two, _),
+        ledger_process(engine, tmp_path, database_url, **lease) as (first, one),
+        ledger_process(engine, tmp_path, database_url, **lease) as (_, two),
     ):
         conversation = (await fetch(one, "POST", HERE, {"model": "fake-model"}, **auth)).json()["id"]
         where = f"{HERE}/{conversation}/messages"
@@ -432,7 +432,7 @@ async def test_a_gateway_that_dies_midway_holds_nobody_up_for_long(
             await asyncio.sleep(1.5)  # longer than the lease: it is renewed
             assert not waiting.done()
             first.send_signal(signal.SIGKILL)
-            answer = await asyncio.wait_for(waiting, 10)
+            answer = await asyncio.wait_for(waiting, 30)
         assert (answer.status, answer.json()["position"]) == (200, 1)
         shown = (await fetch(two, "GET", f"{HERE}/{conversation}", **auth)).json()
         assert [message["role"] for message in shown["messages"]] == ["user", "assistant"]
