@@ -13,10 +13,7 @@ import psycopg
 import pytest
 
 from tests.deploy.cluster import SCRIPTS
-from tests.servers import postgres, postgres_server
 from tests.store.databases import made
-
-__all__ = ["postgres", "postgres_server"]
 
 
 def run(script: str, *words: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,18 +18,6 @@ from tests.gateway.test_cache import ask, held, state, until
 from tests.servers import ValkeyServer
 
 ENTRY = Entry(b"data: x\n\n", stream=True, answer_id="chatcmpl-1", usage=Usage(1, 2, 3))
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(autouse=True)
-def empty(valkey: ValkeyServer) -> None:
-    valkey.client.flushall()
 
 
 @asynccontextmanager

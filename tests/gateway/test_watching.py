@@ -101,23 +101,19 @@ async def test_a_machine_without_an_engine_is_told_so(tmp_path: Path) -> None:
     assert [one["check"] for one in found.values() if one["level"] == "wrong"] == ["engine"], "a test machine is sound"
 
 
-async def test_a_gateway_is_examined_with_all_that_it_needs(tmp_path: Path) -> None:
-    valkey = ValkeyServer()
-    try:
-        async with FakeEngine() as engine, telling_the_time(0) as clock:
-            env = {"UPSTREAMS": engine.url, "REDIS_URL": valkey.url, "FOREBAY_REDIS_TIMEOUT_S": "2"}
-            env |= {"FOREBAY_PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/new.db"}
-            done = await within(tmp_path, "doctor", "--json", "--url", clock, **env)
-            found = findings(done)
-            assert [one for one in found.values() if one["level"] == "wrong"] == []
-            assert (done.status, json.loads(done.out)["role"]) == (0, "gateway")
-            assert "engine" not in found, "a gateway has none of its own"
-            assert found[f"upstream {engine.url}"]["level"] == "ok"
-            assert "answers in" in found["redis"]["told"]
-            assert "will be made" in found["database"]["told"]
-            assert not (tmp_path / "new.db").exists(), "a doctor changes nothing"
-    finally:
-        valkey.close()
+async def test_a_gateway_is_examined_with_all_that_it_needs(tmp_path: Path, valkey: ValkeyServer) -> None:
+    async with FakeEngine() as engine, telling_the_time(0) as clock:
+        env = {"UPSTREAMS": engine.url, "REDIS_URL": valkey.url, "FOREBAY_REDIS_TIMEOUT_S": "2"}
+        env |= {"FOREBAY_PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/new.db"}
+        done = await within(tmp_path, "doctor", "--json", "--url", clock, **env)
+        found = findings(done)
+        assert [one for one in found.values() if one["level"] == "wrong"] == []
+        assert (done.status, json.loads(done.out)["role"]) == (0, "gateway")
+        assert "engine" not in found, "a gateway has none of its own"
+        assert found[f"upstream {engine.url}"]["level"] == "ok"
+        assert "answers in" in found["redis"]["told"]
+        assert "will be made" in found["database"]["told"]
+        assert not (tmp_path / "new.db").exists(), "a doctor changes nothing"
 
 
 async def test_what_is_away_is_wrong_and_no_password_is_shown(tmp_path: Path) -> None:

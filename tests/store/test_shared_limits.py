@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -141,14 +141,6 @@ async def test_a_client_that_leaves_before_the_decision_leaves_nothing_behind(
 
 
 # The counts are away
-
-
-@pytest.fixture
-def own_valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    yield server
-    server.go_on()
-    server.close()
 
 
 async def test_it_starts_without_the_counts_and_takes_them_up_when_they_come(
