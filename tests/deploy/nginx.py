@@ -84,7 +84,7 @@ async def running(directory: Path, *gateways: str) -> AsyncIterator[Nginx]:
     with (directory / "error.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*arguments(nginx), stderr=log)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while b"200 OK" not in await _plain_health(nginx):
                 await asyncio.sleep(0.01)
         yield nginx

@@ -23,7 +23,7 @@ def run(script: str, *words: str, home: Path, **env: str) -> subprocess.Complete
         env={"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
 

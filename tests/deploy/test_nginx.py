@@ -58,7 +58,7 @@ class Stack:
     @asynccontextmanager
     async def client(self, address: str = "127.0.0.1") -> AsyncIterator[httpx2.AsyncClient]:
         transport = httpx2.AsyncHTTPTransport(verify=self.nginx.trust, local_address=address)
-        async with httpx2.AsyncClient(base_url=self.nginx.url, transport=transport, headers=AUTH, timeout=20) as client:
+        async with httpx2.AsyncClient(base_url=self.nginx.url, transport=transport, headers=AUTH, timeout=30) as client:
             yield client
 
 

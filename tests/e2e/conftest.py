@@ -34,7 +34,7 @@ class Service:
         """GET a path; returns status and body, decoded where it is JSON."""
         request = urllib.request.Request(self.url + path, headers={"authorization": f"Bearer {KEY}"} if key else {})
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, _decoded(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -118,7 +118,7 @@ def serve(log_file: Path, *flags: str) -> Iterator[Service]:
     assert process.stdout is not None
     try:
         address = next((line for line in process.stdout if "listening on" in line), "")
-        assert address, f"forebay serve did not start, status {process.wait(10)}"
+        assert address, f"forebay serve did not start, status {process.wait(30)}"
         service = Service(address.split()[-1], process, log_file)
         service.wait_until_ready()
         yield service

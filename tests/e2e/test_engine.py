@@ -28,7 +28,7 @@ def engine_figures(service: Service) -> str:
     commands = [command_of(pid) for pid in descendants(service.process.pid)]
     path = next(command.split("--uds ", 1)[1].split()[0] for command in commands if "--uds " in command)
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(path)
         sock.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
@@ -90,7 +90,7 @@ async def test_a_killed_engine_comes_back_and_goes_on_with_its_stream(service: S
         core = next(pid for pid in descendants(service.process.pid) if "EngineCore" in command_of(pid))
         os.kill(core, signal.SIGKILL)
         rest = asyncio.create_task(all_of(stream))
-        until = time.monotonic() + 15
+        until = time.monotonic() + 30
         while service.get("/health/ready")[0] == 200 and time.monotonic() < until:
             await asyncio.sleep(0.05)
         assert service.get("/health/ready")[0] == 503

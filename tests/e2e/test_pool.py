@@ -165,7 +165,7 @@ async def test_a_conversation_finds_its_cache(pool: Service, sockets: Path) -> N
 
 
 async def until_ready(url: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(
             (await fetch(url, "GET", "/healthz", authorization=f"Bearer {KEY}")).json()["replicas"]
         ) < 2 or not all(

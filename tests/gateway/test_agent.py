@@ -122,7 +122,7 @@ def free_port() -> int:
 
 
 async def ended(agent: Agent) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await agent.process.wait()
 
 
@@ -132,7 +132,7 @@ def told_of(pid: int, what: str) -> bytes:
 
 async def until_scraped(agent: Agent, times: int) -> None:
     """Return when the engine's figures have been read that often from now on, by the agent for the most part."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         first = last = await scrapes(agent)
         while last - first < times:
             last = await scrapes(agent)
@@ -160,7 +160,7 @@ async def test_it_is_ready_only_once_every_prompt_is_generated(start_agent: Star
     async with start_agent(*flags, "--warmup-tokens", "3") as agent:
         await agent.until_engine(lambda engine: engine["state"] == "warming")
         assert "engine-0: warming" in await until_not_ready(agent)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(agent.asked()) < 8:
                 await asyncio.sleep(0.01)
         assert len(agent.asked()) == 8  # no more at once
@@ -283,7 +283,7 @@ async def test_work_that_takes_long_is_no_hang_where_a_token_asked_for_comes(sta
         async with connect(agent.engine_url) as raw:
             await raw.request("POST", "/v1/completions", HOLD)
             await raw.read_head("POST")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while agent.asked().count(["The", 1]) < 5:
                     await asyncio.sleep(0.02)
         engine = await agent.engine()
@@ -327,7 +327,7 @@ async def test_a_cache_directory_that_the_user_set_is_left_alone(start_agent: St
 )
 def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], told: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [FOREBAY, "engine", *arguments], env=an_environment(tmp_path), capture_output=True, text=True, timeout=20
+        [FOREBAY, "engine", *arguments], env=an_environment(tmp_path), capture_output=True, text=True, timeout=60
     )
     assert done.returncode in (1, 2)
     assert told in done.stderr
@@ -341,7 +341,7 @@ def test_a_port_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
         for flag, other in (("--engine-port", "--agent-port"), ("--agent-port", "--engine-port")):
             done = subprocess.run(
                 [FOREBAY, "engine", "m", flag, port, other, str(free_port())],
-                env=an_environment(tmp_path), capture_output=True, text=True, timeout=20,
+                env=an_environment(tmp_path), capture_output=True, text=True, timeout=60,
             )  # fmt: skip
             assert done.returncode == 1
             assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another {flag}" in done.stderr

@@ -28,7 +28,7 @@ def rotation(running: Running) -> set[str]:
 
 
 async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.002)
 

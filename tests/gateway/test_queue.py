@@ -235,7 +235,7 @@ async def flood(url: str, key: str, streams: int, served: dict[str, int], until:
     """So many streams, each followed by the next at once; counts the tokens that came."""
 
     async def stream() -> None:
-        async with connect(url, timeout_s=10) as raw:
+        async with connect(url) as raw:
             while monotonic() < until:
                 body = chat_body(stream=True, max_tokens=tokens)
                 await raw.request("POST", CHAT, body, {"authorization": f"Bearer {key}"})

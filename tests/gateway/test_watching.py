@@ -190,7 +190,7 @@ async def test_an_answer_that_finds_no_room_fails_in_a_line(tmp_path: Path) -> N
         process = await asyncio.create_subprocess_exec(
             *words, env=environment(tmp_path), stdout=full, stderr=asyncio.subprocess.PIPE
         )
-        _, err = await asyncio.wait_for(process.communicate(), 20)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, len(err.splitlines()), b"No space left" in err) == (1, 1, True), err
 
 

@@ -48,7 +48,7 @@ def watching() -> Iterator[Metrics]:
         yield metrics
     finally:
         watch.stop()
-        watch._thread.join(5)
+        watch._thread.join(30)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -149,7 +149,7 @@ logging.basicConfig(level="DEBUG", format="%(levelname)s %(message)s")
 from forebay.telemetry.gpu import GpuWatch
 watch = GpuWatch(0.01)
 watch.start()
-watch._thread.join(5)
+watch._thread.join(30)
 print(watch.gpus, watch._thread.is_alive(), "pynvml" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -196,7 +196,7 @@ async def test_a_gateway_shows_them_in_metrics_to_administrators_and_in_top(driv
 
 
 async def test_an_agent_shows_them_too(driver: FakeDriver, start_agent: StartAgent) -> None:
-    async with start_agent("--gpu-interval-s", "0.05", **driver.env) as agent, asyncio.timeout(10):
+    async with start_agent("--gpu-interval-s", "0.05", **driver.env) as agent, asyncio.timeout(30):
         while (await agent.figures()).get(f"forebay_gpu_power_watts{H200}") != 350.5:
             await asyncio.sleep(0.02)
         driver.change(init="!9")

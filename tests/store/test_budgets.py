@@ -162,7 +162,7 @@ async def test_without_the_database_budgets_count_from_then_on_and_it_is_said(
             (account,) = running.gateway.local_limits._accounts.values()
             cut_postgres(False)
             used(database, "", account.name.partition(":")[2], 300)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while running.figures()["forebay_limits_budgets_unknown"]:
                     await asyncio.sleep(0.02)
             assert account.day_tokens in (300, 500), "its own 200 are in the ledger by now, or come soon"

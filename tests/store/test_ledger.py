@@ -45,7 +45,7 @@ def left_in(root: Path, pattern: str) -> int:
 
 async def until(true: Callable[[], bool]) -> None:
     """Return when it is; how things stand can only be asked for."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while not true():
             await asyncio.sleep(0.01)
 

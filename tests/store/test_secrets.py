@@ -28,7 +28,7 @@ SECRETS = {
 def run(home: Path, words: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Run a command to its end; return its status and all it said."""
     environment = {**os.environ, "FOREBAY_HOME": str(home), **env}
-    done = subprocess.run([FOREBAY, *words], env=environment, capture_output=True, text=True, cwd=home, timeout=30)
+    done = subprocess.run([FOREBAY, *words], env=environment, capture_output=True, text=True, cwd=home, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 

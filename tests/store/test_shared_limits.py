@@ -46,7 +46,7 @@ def is_degraded(running: Running) -> bool:
     return shared.degraded
 
 
-async def until(true: object, limit_s: float = 15.0) -> None:
+async def until(true: object, limit_s: float = 30.0) -> None:
     async with asyncio.timeout(limit_s):
         while not true():  # type: ignore[operator]
             await asyncio.sleep(0.005)

@@ -207,7 +207,7 @@ async def test_a_kill_costs_one_interval_at_most_and_nothing_is_counted_twice(
             answered: list[float] = []
             async with ledger_process(engine, tmp_path, database_url) as (process, where):
                 clients = [asyncio.create_task(ask_until_killed(where, key, answered)) for _ in range(4)]
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while len(answered) < 100 or answered[-1] - answered[0] < 2 * FLUSH_S + WRITE_S + 0.07 * number:
                         await asyncio.sleep(0.005)
                 killed = monotonic()
