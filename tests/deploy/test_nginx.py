@@ -167,6 +167,9 @@ async def test_a_refusal_is_passed_on_and_no_other_gateway_asked(tmp_path: Path)
         assert len(refused) >= 4
         assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
         assert refused[0].json()["error"]["code"] == "rate_limit_exceeded"
+        async with asyncio.timeout(20):
+            while len(stack.nginx.log_lines()) < len(answers):
+                await asyncio.sleep(0.01)
         assert not [line for line in stack.nginx.log_lines() if "," in line["gateways"]]
 
 
@@ -198,7 +201,11 @@ async def test_what_is_for_operators_is_not_reached_from_outside(tmp_path: Path)
         ]
         for path in paths + around:
             assert (await stack.nginx.ask(path)).startswith(b"HTTP/1.1 404 "), path
-        assert [line["gateways"] for line in stack.nginx.log_lines()[1:]] == [""] * len(paths + around)
+        asked = 1 + len(paths + around)
+        async with asyncio.timeout(20):
+            while len(stack.nginx.log_lines()) < asked:  # a line is written behind its answer
+                await asyncio.sleep(0.01)
+        assert [line["gateways"] for line in stack.nginx.log_lines()[1:]] == [""] * (asked - 1)
 
 
 async def test_it_speaks_http_2_and_tells_who_comes_without_tls(tmp_path: Path) -> None:

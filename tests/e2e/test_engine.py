@@ -62,7 +62,9 @@ async def test_a_client_that_leaves_frees_the_engine_at_once(service: Service) -
     async with client_of(service) as client:
         stream = await long_stream(client)
         await anext(aiter(stream))
-        assert engine_metric(service, "vllm:num_requests_running") == 1
+        async with asyncio.timeout(20):
+            while engine_metric(service, "vllm:num_requests_running") != 1:  # it is told behind the token
+                await asyncio.sleep(0.01)
         await stream.close()
         until = time.monotonic() + 3
         while engine_metric(service, "vllm:num_requests_running") and time.monotonic() < until:

@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ async def test_latency_through_a_gateway_takes_a_key_and_prints_json(
     told = json.loads(out)
     assert told["summary"]["completed"] == 20
     sent = sorted(one["sent_s"] for one in told["requests"])
-    assert sent[-1] == pytest.approx(19 / 50, abs=0.05)
+    assert median(abs(at - number / 50) for number, at in enumerate(sent)) < 0.05
 
 
 async def test_ctrl_c_reports_what_was_done(engine: FakeEngine, tmp_path: Path) -> None:

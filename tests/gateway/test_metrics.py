@@ -144,6 +144,7 @@ async def test_the_metrics_port_answers_while_callers_hold_every_connection(star
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running, connect(running.url):
         await until(lambda: len(running.gateway.connections) == 1)
         assert (await fetch(running.url, "GET", "/v1/models", **AUTH)).status == 503
+        await until(lambda: len(running.gateway.connections) == 1)  # the one that was refused has gone
         told = await scraped(running.metrics_url, "/metrics")
         assert told["forebay_connections"][0].value == 1
 

@@ -39,9 +39,9 @@ async def test_one_frame_tells_what_happened_within_the_interval(start_gateway: 
     assert (as_json.status, as_text.status) == (0, 0), as_json.err + as_text.err
     frame = json.loads(as_json.out)
     one = frame["models"]["fake-model"]
-    assert 0.4 < frame["interval_s"] < 5
+    assert 0.4 < frame["interval_s"] < 30
     assert one["completion_tokens_per_s"] == pytest.approx(one["requests_per_s"] * 4, rel=0.2)
-    assert 0 < one["ttft_p50_s"] <= one["ttft_p95_s"] < 5
+    assert 0 < one["ttft_p50_s"] <= one["ttft_p95_s"] < 30
     assert frame["errors_per_s"]["model_not_found"] > 0
     assert frame["health"]["replicas"][0]["ready"] is True
     assert "\x1b" not in as_text.out

@@ -126,8 +126,8 @@ async def test_an_unknown_key_is_remembered_as_such_only_until_something_changes
 async def test_an_expired_key_is_refused_from_memory_too(
     flags: dict[str, Any], database: Database, start_gateway: StartGateway
 ) -> None:
-    _, secret = new_key(Keys(database), expires_at=datetime.now(UTC) + timedelta(seconds=1))
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        _, secret = new_key(Keys(database), expires_at=datetime.now(UTC) + timedelta(seconds=2))
         assert (await ask(running, secret)).status == 200
         await turns(running, secret, 401)
         assert error_of(await ask(running, secret))["code"] == "invalid_api_key"

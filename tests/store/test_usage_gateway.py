@@ -25,7 +25,7 @@ from tests.store.test_ledger import until
 ADMIN = {"authorization": "Bearer sk-admin"}
 KILLS = 5  # on each of the two databases
 FLUSH_S = 0.3
-WRITE_S = 0.7  # what a flush may take where the machine is busy
+WRITE_S = 1.5  # what a flush may take where the machine is busy
 
 
 @pytest.fixture
