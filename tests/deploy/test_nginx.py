@@ -14,11 +14,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.deploy.nginx import Nginx, arguments, configure, free_port, running
+from tests.deploy.nginx import Nginx, arguments, configure, running
 from tests.gateway.calls import AUTH, CHAT, chat_body
 from tests.gateway.command import gateway_process
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import parse_events, text_of, token_numbers
+from tests.processes import free_port
 
 FLAGS = ("--trusted-proxies", "127.0.0.1", "--health-interval-s", "0.2")
 

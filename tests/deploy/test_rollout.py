@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.gateway.calls import AUTH
 from tests.gateway.command import FOREBAY, serving
 from tests.gateway.raw_client import RawConnection, connect, fetch, text_of, token_numbers
-from tests.gateway.test_agent import an_environment, free_port
+from tests.gateway.test_agent import an_environment
+from tests.processes import free_port
 
 ASKED = "/v1/completions"
 

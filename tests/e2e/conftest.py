@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import command_of, descendants
+
 KEY = "sk-e2e-canary"
 ADMIN_KEY = "sk-e2e-admin-canary"
 MODEL = "smollm2-135m-instruct"
@@ -76,27 +78,6 @@ def _decoded(body: bytes) -> Any:
         return json.loads(body)
     except ValueError:
         return body
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes that `pid` started, and those that they did."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, frontier = [], [pid]
-    while frontier:
-        for child in children.get(frontier.pop(), []):
-            found.append(child)
-            frontier.append(child)
-    return found
-
-
-def command_of(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return ""
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from forebay.monitoring.elsewhere import ELSEWHERE
-from tests.e2e.conftest import KEY, MODEL, Service, command_of, descendants
+from tests.e2e.conftest import KEY, MODEL, Service
+from tests.processes import command_of, descendants
 
 pytestmark = pytest.mark.engine
 

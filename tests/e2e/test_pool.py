@@ -15,8 +15,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.conftest import KEY, MODEL, Service, command_of, descendants, serve
+from tests.e2e.conftest import KEY, MODEL, Service, serve
 from tests.gateway.raw_client import fetch
+from tests.processes import command_of, descendants
 
 TOKENS = 96
 PROMPTS = [

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import descendants
 from tests.gateway.command import FOREBAY, serving
 from tests.gateway.raw_client import connect, fetch
-from tests.gateway.test_supervisor import STUB, alive
+from tests.gateway.test_supervisor import STUB
+from tests.processes import alive, descendants, free_port
 
 QUICK = ("--health-interval-s", "0.05", "--engine-backoff-max-s", "0.05", "--engine-stop-timeout-s", "0.5")
 HOLD = {"model": "m", "prompt": "hold", "stream": True}
@@ -114,11 +114,6 @@ def an_environment(directory: Path) -> dict[str, str]:
         "STUB_HANG": str(directory / "hang"),
         "STUB_RELEASE": str(directory / "release"),
     }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 async def ended(agent: Agent) -> int:

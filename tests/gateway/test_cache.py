@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from tests.gateway.calls import AUTH, CHAT, MESSAGES, chat_body
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import Response, connect, fetch, text_of, token_numbers
+from tests.waiting import until
 
 CACHED = {"cache_models": ("*",)}
 OTHER = {"authorization": "Bearer sk-other"}
@@ -28,12 +28,6 @@ def state(answer: Response) -> str | None:
 def waiting_for(running: Running, count: int) -> bool:
     """Whether so many wait for the answer to an identical request."""
     return sum(len(waiting) for waiting in running.gateway.caching.flights._waiting.values()) == count
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.002)
 
 
 # What is answered from it

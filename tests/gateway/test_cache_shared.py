@@ -14,8 +14,9 @@ from forebay.wire.usage import Usage
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine
 from tests.gateway.raw_client import Response
-from tests.gateway.test_cache import ask, held, state, until
+from tests.gateway.test_cache import ask, held, state
 from tests.servers import ValkeyServer
+from tests.waiting import until
 
 ENTRY = Entry(b"data: x\n\n", stream=True, answer_id="chatcmpl-1", usage=Usage(1, 2, 3))
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body, error_of
-from tests.gateway.conftest import Running, StartGateway
+from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch
+from tests.waiting import all_ready
 
 FIRST_FAILS = {
     "closed within the head": Behaviour(faults=[Fault("mid_head", "close")]),
@@ -22,11 +23,6 @@ FIRST_FAILS = {
     "engine dead": Behaviour(status=500, body={"error": {"message": "EngineCore encountered an issue. See stack"}}),
     "nothing in time": Behaviour(faults=[Fault("head", "hang")]),
 }
-
-
-async def all_ready(running: Running) -> None:
-    while not all(replica.ready for replica in running.gateway.replicas):
-        await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("behaviour", FIRST_FAILS.values(), ids=FIRST_FAILS.keys())

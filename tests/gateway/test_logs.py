@@ -15,7 +15,7 @@ from tests.gateway.command import gateway_process, on_terminal
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import fetch
-from tests.gateway.test_failover import all_ready
+from tests.waiting import all_ready
 
 CANARY = "canary-5d1e7b"
 TRACE = "c" * 32

@@ -5,7 +5,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.gateway.command import gateway_process, within
 from tests.gateway.conftest import KEY, Running, StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import connect, fetch
+from tests.waiting import until
 
 OURS = {"port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0, "routing": "least_outstanding"}
 GOOD = f'api_keys = ["{KEY}"]\n'
@@ -144,23 +144,17 @@ async def test_the_watch_follows_a_file_once_it_stays_the_same(start_gateway: St
             await asyncio.sleep(0.01)
         writing.write(GOOD + "max_n = 3\n")
         writing.close()
-        await eventually(lambda: running.gateway.settings.max_n == 3)
+        await until(lambda: running.gateway.settings.max_n == 3)
         assert reloading.counts == {"ok": 2, "failed": 0}
         replace(file, GOOD + "max_n = 4\n")
-        await eventually(lambda: running.gateway.settings.max_n == 4)
+        await until(lambda: running.gateway.settings.max_n == 4)
         file.unlink()
-        await eventually(lambda: reloading.counts["failed"] == 1)
+        await until(lambda: reloading.counts["failed"] == 1)
         await asyncio.sleep(0.2)
         assert reloading.counts == {"ok": 3, "failed": 1}
         replace(file, GOOD)
-        await eventually(lambda: running.gateway.settings.max_n == 8)
+        await until(lambda: running.gateway.settings.max_n == 8)
         watching.cancel()
-
-
-async def eventually(holds: Any) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_reloading_all_the_time_fails_no_request(start_gateway: StartGateway, tmp_path: Path) -> None:
@@ -201,13 +195,13 @@ async def test_engines_may_come_and_go_with_the_file(start_gateway: StartGateway
         clients = [asyncio.create_task(client()) for _ in range(4)]
         replace(file, f'{GOOD}upstream = ["{one.url}", "{two.url}#canary"]\ngroup_weights = {{ default = 0 }}\n')
         assert await reloading.reload()
-        await eventually(lambda: len(two.calls(CHAT)) > 10)
+        await until(lambda: len(two.calls(CHAT)) > 10)
         replace(file, f'{GOOD}upstream = ["{two.url}"]\n')
         assert await reloading.reload()
-        await eventually(lambda: [replica.name for replica in running.gateway.replicas] == [two.url])
+        await until(lambda: [replica.name for replica in running.gateway.replicas] == [two.url])
         assert [replica.group for replica in running.gateway.replicas] == ["default"]
         before, asked = len(one.calls(CHAT)), len(two.calls(CHAT))
-        await eventually(lambda: len(two.calls(CHAT)) > asked + 10)
+        await until(lambda: len(two.calls(CHAT)) > asked + 10)
         assert len(one.calls(CHAT)) == before
         stop.set()
         await asyncio.gather(*clients)

@@ -12,9 +12,9 @@ from forebay.fleet import Slot
 from forebay.listening import listen
 from forebay.serving import serve_engines
 from forebay.telemetry.logging import LogWriter
-from tests.e2e.conftest import descendants
 from tests.gateway.raw_client import fetch
 from tests.gateway.test_supervisor import STUB
+from tests.processes import descendants
 
 BODY = {"model": "m", "prompt": "x"}
 

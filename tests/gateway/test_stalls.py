@@ -4,16 +4,12 @@ import asyncio
 from time import monotonic
 
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
-from tests.gateway.conftest import Running, StartGateway
+from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch, text_of, token_numbers
+from tests.waiting import all_ready
 
 STALL_S = 0.6
-
-
-async def all_ready(running: Running) -> None:
-    while not all(replica.ready for replica in running.gateway.replicas):
-        await asyncio.sleep(0.005)
 
 
 async def test_a_hung_engine_is_left_within_seconds_and_its_callers_are_answered_by_another(

@@ -19,7 +19,7 @@ from forebay.engines.lifecycle import Announce, State
 from forebay.engines.spec import EngineSpec
 from forebay.engines.supervisor import Supervisor
 from forebay.upstream.pool import Address, UpstreamPool
-from tests.e2e.conftest import descendants
+from tests.processes import alive, descendants
 
 STUB = Path(__file__).with_name("stub_vllm.py")
 StartSupervisor = Callable[..., AbstractAsyncContextManager["Watched"]]
@@ -190,10 +190,3 @@ asyncio.run(main())
         while any(alive(pid) for pid in family) and time.monotonic() < until:
             time.sleep(0.02)
         assert [pid for pid in family if alive(pid)] == []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -21,7 +21,7 @@ from tests.gateway.fake_engine import Behaviour, FakeEngine
 from tests.gateway.raw_client import Response, connect
 from tests.store.databases import made, new_key
 from tests.store.test_gateway import ask
-from tests.store.test_ledger import until
+from tests.waiting import until
 
 SPENT = Behaviour(prompt_tokens=60, tokens=40)
 

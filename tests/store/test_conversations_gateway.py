@@ -18,8 +18,8 @@ from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault, Record
 from tests.gateway.raw_client import Response, connect, fetch, text_of
 from tests.store.databases import made, new_key
-from tests.store.test_ledger import until
 from tests.store.test_usage_gateway import ledger_process
+from tests.waiting import until
 
 HERE = "/v1/conversations"
 OTHER = {"authorization": "Bearer sk-other"}

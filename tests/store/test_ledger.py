@@ -21,6 +21,7 @@ from forebay.store.spool import open_spool
 from forebay.store.usage import Question, Sum, sums
 from forebay.wire.usage import Usage
 from tests.store.databases import made, settings_for
+from tests.waiting import until
 
 ACME, OTHER = Principal("acme", "key-1"), Principal("other", "key-2")
 
@@ -44,13 +45,6 @@ def requests(database: Database) -> int:
 
 def left_in(root: Path, pattern: str) -> int:
     return len(list(root.glob(pattern)))
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Return when it is; how things stand can only be asked for."""
-    async with asyncio.timeout(30):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

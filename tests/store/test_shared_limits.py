@@ -16,6 +16,7 @@ from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import Response, connect, fetch
 from tests.servers import ValkeyServer
 from tests.store.proxy import Proxy
+from tests.waiting import until
 
 COUNTS = "forebay:{limits}:key:" + fixed_keys(["sk-test"], [], {}, UNLIMITED)["sk-test"].key_id
 IMPATIENT: dict[str, Any] = {"redis_timeout_s": 0.2}  # where they are away, that is found out soon
@@ -44,12 +45,6 @@ def is_degraded(running: Running) -> bool:
     shared = running.gateway.shared_limits
     assert shared is not None
     return shared.degraded
-
-
-async def until(true: object, limit_s: float = 30.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not true():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
 
 
 async def chats(running: list[Running], count: int, **fields: object) -> list[Response]:

@@ -20,7 +20,7 @@ from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import Response, connect, fetch
 from tests.store.databases import made, new_key
-from tests.store.test_ledger import until
+from tests.waiting import until
 
 ADMIN = {"authorization": "Bearer sk-admin"}
 KILLS = 5  # on each of the two databases
