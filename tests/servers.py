@@ -1,4 +1,4 @@
-"""Real servers that tests start by themselves, from PyPI packages that carry them. Fixtures: import them by name."""
+"""Real servers that tests start by themselves, from PyPI packages that carry them. Every test has the fixtures."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class ValkeyServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._dir = tempfile.TemporaryDirectory(prefix="forebay-valkey-")
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(port=self.port, socket_timeout=5)
+        self.client = redis.Redis(port=self.port, socket_timeout=30)
         self.start()
 
     def start(self) -> None:
@@ -34,7 +34,7 @@ class ValkeyServer:
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         with (Path(self._dir.name) / "log").open("ab") as log:
             self._process = subprocess.Popen([get_binary_path(), *arguments], stdout=log, stderr=log)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while True:
             try:
                 self.client.ping()
@@ -65,6 +65,28 @@ class ValkeyServer:
         self.kill()
         self.client.close()
         self._dir.cleanup()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    server = ValkeyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def valkey(valkey_server: ValkeyServer) -> ValkeyServer:
+    """A Valkey server with nothing in it, which is there again for the next test."""
+    valkey_server.client.flushall()
+    return valkey_server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[ValkeyServer]:
+    """One that a test may leave in any state."""
+    server = ValkeyServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=30,
+            timeout=60,
         )
 
     def serve(self, commands: str) -> None:
@@ -88,7 +88,7 @@ class Shell:
             self.until_ready(f"http://127.0.0.1:{self.ports[port]}/health/ready")
 
     def until_ready(self, url: str) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             try:
                 urlopen(url, timeout=1).close()
@@ -107,7 +107,7 @@ class Shell:
             return
         group = self.serving.pid
         os.killpg(group, signal.SIGTERM)
-        self.serving.wait(10)
+        self.serving.wait(30)
         self.serving = None
         for port in GATEWAYS:
             self.until_free(port)
@@ -157,9 +157,8 @@ def free_ports(*wanted: int) -> dict[int, int]:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    valkey = ValkeyServer()
-    ports = {**free_ports(ENGINE, *GATEWAYS), REDIS: valkey.port}
+def shell(tmp_path: Path, own_valkey: ValkeyServer) -> Iterator[Shell]:
+    ports = {**free_ports(ENGINE, *GATEWAYS), REDIS: own_valkey.port}
     engine = subprocess.Popen(
         [sys.executable, str(ROOT / "bench" / "mock_engine.py"), str(ports[ENGINE])],
         env={**os.environ, "N": "50", "GAP_MS": "30"},
@@ -172,7 +171,6 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         shell.close()
         engine.kill()
         engine.wait()
-        valkey.close()
 
 
 def test_the_guide_to_tenants_does_what_it_says(shell: Shell) -> None:

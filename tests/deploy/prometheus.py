@@ -100,7 +100,7 @@ def _config(targets: Mapping[str, str], labels: Mapping[str, str]) -> str:
 
 
 async def _until_ready(address: str, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             assert process.returncode is None, "Prometheus ended; its log says why"
             try:

@@ -13,10 +13,7 @@ import psycopg
 import pytest
 
 from tests.deploy.cluster import SCRIPTS
-from tests.servers import postgres, postgres_server
 from tests.store.databases import made
-
-__all__ = ["postgres", "postgres_server"]
 
 
 def run(script: str, *words: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +23,7 @@ def run(script: str, *words: str, home: Path, **env: str) -> subprocess.Complete
         env={"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
 

@@ -263,7 +263,7 @@ async def test_live_engines_come_from_none_and_go_to_none_and_no_request_fails(
             busy = len(cluster.trace)
             await callers.call(4, 5.5)
             calm = len(cluster.trace)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 while cluster.wanted:
                     await asyncio.sleep(0.05)
             following.cancel()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.nginx import free_port
 from tests.gateway.fake_engine import FakeEngine
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"

@@ -14,11 +14,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.deploy.nginx import Nginx, arguments, configure, free_port, running
+from tests.deploy.nginx import Nginx, arguments, configure, running
 from tests.gateway.calls import AUTH, CHAT, chat_body
+from tests.gateway.command import gateway_process
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import parse_events, text_of, token_numbers
-from tests.gateway.test_process import gateway_process
+from tests.processes import free_port
 
 FLAGS = ("--trusted-proxies", "127.0.0.1", "--health-interval-s", "0.2")
 
@@ -45,7 +46,7 @@ class Stack:
 
     async def start(self, number: int) -> Process:
         log = ("--log-file", str(self.directory / f"gateway-{number}.log"))
-        started = gateway_process(self.engine, *self._flags, *log, "--port", str(self.ports[number]))
+        started = gateway_process(self.engine.url, *self._flags, *log, "--port", str(self.ports[number]))
         process, _ = await self._exits.enter_async_context(started)
         return process
 
@@ -58,7 +59,7 @@ class Stack:
     @asynccontextmanager
     async def client(self, address: str = "127.0.0.1") -> AsyncIterator[httpx2.AsyncClient]:
         transport = httpx2.AsyncHTTPTransport(verify=self.nginx.trust, local_address=address)
-        async with httpx2.AsyncClient(base_url=self.nginx.url, transport=transport, headers=AUTH, timeout=20) as client:
+        async with httpx2.AsyncClient(base_url=self.nginx.url, transport=transport, headers=AUTH, timeout=30) as client:
             yield client
 
 
@@ -167,6 +168,9 @@ async def test_a_refusal_is_passed_on_and_no_other_gateway_asked(tmp_path: Path)
         assert len(refused) >= 4
         assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
         assert refused[0].json()["error"]["code"] == "rate_limit_exceeded"
+        async with asyncio.timeout(20):
+            while len(stack.nginx.log_lines()) < len(answers):
+                await asyncio.sleep(0.01)
         assert not [line for line in stack.nginx.log_lines() if "," in line["gateways"]]
 
 
@@ -198,7 +202,11 @@ async def test_what_is_for_operators_is_not_reached_from_outside(tmp_path: Path)
         ]
         for path in paths + around:
             assert (await stack.nginx.ask(path)).startswith(b"HTTP/1.1 404 "), path
-        assert [line["gateways"] for line in stack.nginx.log_lines()[1:]] == [""] * len(paths + around)
+        asked = 1 + len(paths + around)
+        async with asyncio.timeout(20):
+            while len(stack.nginx.log_lines()) < asked:  # a line is written behind its answer
+                await asyncio.sleep(0.01)
+        assert [line["gateways"] for line in stack.nginx.log_lines()[1:]] == [""] * (asked - 1)
 
 
 async def test_it_speaks_http_2_and_tells_who_comes_without_tls(tmp_path: Path) -> None:

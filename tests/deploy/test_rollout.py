@@ -8,16 +8,16 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.gateway.calls import AUTH
+from tests.gateway.command import FOREBAY, serving
 from tests.gateway.raw_client import RawConnection, connect, fetch, text_of, token_numbers
-from tests.gateway.test_agent import an_environment, free_port
-from tests.gateway.test_process import FOREBAY
+from tests.gateway.test_agent import an_environment
+from tests.processes import free_port
 
 ASKED = "/v1/completions"
 
@@ -68,12 +68,7 @@ class Fleet:
 
     async def _start(self, *words: str) -> tuple[asyncio.subprocess.Process, str]:
         env = an_environment(self.directory) | {"API_KEYS": "sk-test" if words[0] == "gateway" else ""}
-        process = await asyncio.create_subprocess_exec(
-            *(FOREBAY, *words), env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        self.stack.push_async_callback(_kill, process)
-        assert process.stdout is not None
-        return process, (await process.stdout.readline()).decode().split()[-1]
+        return await self.stack.enter_async_context(serving(FOREBAY, *words, env=env))
 
     def tell_gateways(self) -> None:
         text = f"upstream = {json.dumps([engine.url for engine in self.engines])}\n"
@@ -91,12 +86,6 @@ class Fleet:
                     if [one["ready"] for one in replicas if not one.get("draining")] == [True] * number:
                         break
                     await asyncio.sleep(0.02)
-
-
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
 
 
 @asynccontextmanager

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import command_of, descendants
+
 KEY = "sk-e2e-canary"
 ADMIN_KEY = "sk-e2e-admin-canary"
 MODEL = "smollm2-135m-instruct"
@@ -34,7 +36,7 @@ class Service:
         """GET a path; returns status and body, decoded where it is JSON."""
         request = urllib.request.Request(self.url + path, headers={"authorization": f"Bearer {KEY}"} if key else {})
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, _decoded(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -78,27 +80,6 @@ def _decoded(body: bytes) -> Any:
         return body
 
 
-def descendants(pid: int) -> list[int]:
-    """All processes that `pid` started, and those that they did."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, frontier = [], [pid]
-    while frontier:
-        for child in children.get(frontier.pop(), []):
-            found.append(child)
-            frontier.append(child)
-    return found
-
-
-def command_of(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return ""
-
-
 @contextlib.contextmanager
 def serve(log_file: Path, *flags: str) -> Iterator[Service]:
     """`forebay serve default` with the options given, until it is ready; at the end SIGTERM must end all of it."""
@@ -118,7 +99,7 @@ def serve(log_file: Path, *flags: str) -> Iterator[Service]:
     assert process.stdout is not None
     try:
         address = next((line for line in process.stdout if "listening on" in line), "")
-        assert address, f"forebay serve did not start, status {process.wait(10)}"
+        assert address, f"forebay serve did not start, status {process.wait(30)}"
         service = Service(address.split()[-1], process, log_file)
         service.wait_until_ready()
         yield service

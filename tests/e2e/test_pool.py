@@ -15,8 +15,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.conftest import KEY, MODEL, Service, command_of, descendants, serve
+from tests.e2e.conftest import KEY, MODEL, Service, serve
 from tests.gateway.raw_client import fetch
+from tests.processes import command_of, descendants
 
 TOKENS = 96
 PROMPTS = [
@@ -165,7 +166,7 @@ async def test_a_conversation_finds_its_cache(pool: Service, sockets: Path) -> N
 
 
 async def until_ready(url: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(
             (await fetch(url, "GET", "/healthz", authorization=f"Bearer {KEY}")).json()["replicas"]
         ) < 2 or not all(

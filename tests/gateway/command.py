@@ -1,4 +1,4 @@
-"""The `forebay` command as a process, run to its end or on a terminal of its own; and, much faster, in this one."""
+"""The `forebay` command as a process: to its end, serving, or on a terminal; and, much faster, in this process."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from typer.testing import CliRunner
 
 from forebay.cli.main import app
+from tests.gateway.raw_client import fetch
 
 FOREBAY = str(Path(sys.executable).with_name("forebay"))
 
@@ -59,6 +61,49 @@ async def within(home: Path, *words: str, stdin: bytes = b"", **env: str) -> Don
         return Done(done.exit_code, done.stdout, done.stderr)
 
     return await asyncio.to_thread(run)
+
+
+@asynccontextmanager
+async def serving(*command: str, env: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A command that serves, from when it says where on: its process and URL. It is killed at the end.
+
+    A failure has what the command said beside its first line with it.
+    """
+    with TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(*command, env=env, stdout=subprocess.PIPE, stderr=log)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(60):
+                told = (await process.stdout.readline()).decode()
+            assert "http://" in told, f"it does not serve: {told!r}"
+            yield process, told.split()[-1]
+        except BaseException as failure:
+            log.seek(0)
+            failure.add_note(f"{' '.join(command)} said:\n{log.read()[-5000:].decode(errors='replace')}")
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            async with asyncio.timeout(60):
+                await process.stdout.read()  # else the pipe outlives the loop, where it has children
+                await process.wait()
+
+
+@asynccontextmanager
+async def gateway_process(
+    upstream: str, *flags: str, files: int | None = None, **env: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """`forebay gateway` over an engine, once it is ready: its process and URL. The key is `sk-test`.
+
+    `files` is how many it may have open, and what is in `env` may be any of its settings.
+    """
+    within_limit = ("sh", "-c", 'ulimit -n "$0"; exec "$@"', str(files)) if files is not None else ()
+    command = (*within_limit, FOREBAY, "gateway", "--upstream", upstream, "--port", "0", *flags)
+    async with serving(*command, env={**os.environ, "API_KEYS": "sk-test", **env}) as (process, url):
+        async with asyncio.timeout(60):
+            while (await fetch(url, "GET", "/health/ready")).status != 200:
+                await asyncio.sleep(0.02)
+        yield process, url
 
 
 class Terminal:

@@ -244,7 +244,7 @@ class FakeEngine:
     async def wait_for(
         self,
         predicate: Callable[["FakeEngine"], Any],
-        timeout: float = 15.0,  # noqa: ASYNC109
+        timeout: float = 30.0,  # noqa: ASYNC109
     ) -> None:
         """Return once it holds; asked whenever the engine's state changes."""
         if predicate(self):

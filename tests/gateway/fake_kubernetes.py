@@ -163,7 +163,7 @@ class FakeKubernetes:
 
     async def wait_for(self, predicate: Callable[["FakeKubernetes"], Any]) -> None:
         """Return once it holds; asked at every request."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not predicate(self):
                 self._changed.clear()
                 await self._changed.wait()

@@ -210,7 +210,7 @@ class RawConnection:
 
 @asynccontextmanager
 async def connect(
-    url: str, *, receive_buffer_bytes: int | None = None, timeout_s: float = 15.0
+    url: str, *, receive_buffer_bytes: int | None = None, timeout_s: float = 30.0
 ) -> AsyncIterator[RawConnection]:
     """Connect to `http://host:port` or `unix:///path`."""
     parts = urlsplit(url)

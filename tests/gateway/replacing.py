@@ -9,14 +9,14 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-FOREBAY = str(Path(sys.executable).with_name("forebay"))
+from tests.gateway.command import FOREBAY
+
 # Its own pid is known to the process that is started alone, so it says it.
 _PASS = 'exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
 

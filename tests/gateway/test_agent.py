@@ -8,17 +8,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import descendants
+from tests.gateway.command import FOREBAY, serving
 from tests.gateway.raw_client import connect, fetch
-from tests.gateway.test_process import FOREBAY
-from tests.gateway.test_supervisor import STUB, alive
+from tests.gateway.test_supervisor import STUB
+from tests.processes import alive, descendants, free_port
 
 QUICK = ("--health-interval-s", "0.05", "--engine-backoff-max-s", "0.05", "--engine-stop-timeout-s", "0.5")
 HOLD = {"model": "m", "prompt": "hold", "stream": True}
@@ -74,26 +74,25 @@ def start_agent(tmp_path: Path) -> StartAgent:
     @asynccontextmanager
     async def start(*flags: str, **env: str) -> AsyncIterator[Agent]:
         port = free_port()
-        process = await asyncio.create_subprocess_exec(
-            *(FOREBAY, "engine", "m", "--agent-port", "0", "--engine-port", str(port), *QUICK, *flags),
-            env=an_environment(tmp_path) | env,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[-1]
-        try:
+        words = ("engine", "m", "--agent-port", "0", "--engine-port", str(port), *QUICK, *flags)
+        async with serving(FOREBAY, *words, env=an_environment(tmp_path) | env) as (process, url), outlived(process):
             yield Agent(process, url, f"http://127.0.0.1:{port}", tmp_path)
-        finally:
-            family = descendants(process.pid) if process.returncode is None else []
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-            async with asyncio.timeout(20):
-                while any(alive(pid) for pid in family):
-                    await asyncio.sleep(0.02)
 
     return start
+
+
+@asynccontextmanager
+async def outlived(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """Kill it at the end, and wait until all that it had started has ended too."""
+    try:
+        yield
+    finally:
+        family = descendants(process.pid) if process.returncode is None else []
+        with suppress(ProcessLookupError):
+            process.kill()
+        async with asyncio.timeout(60):
+            while any(alive(pid) for pid in family):
+                await asyncio.sleep(0.02)
 
 
 def an_environment(directory: Path) -> dict[str, str]:
@@ -117,13 +116,8 @@ def an_environment(directory: Path) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 async def ended(agent: Agent) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await agent.process.wait()
 
 
@@ -133,7 +127,7 @@ def told_of(pid: int, what: str) -> bytes:
 
 async def until_scraped(agent: Agent, times: int) -> None:
     """Return when the engine's figures have been read that often from now on, by the agent for the most part."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         first = last = await scrapes(agent)
         while last - first < times:
             last = await scrapes(agent)
@@ -161,7 +155,7 @@ async def test_it_is_ready_only_once_every_prompt_is_generated(start_agent: Star
     async with start_agent(*flags, "--warmup-tokens", "3") as agent:
         await agent.until_engine(lambda engine: engine["state"] == "warming")
         assert "engine-0: warming" in await until_not_ready(agent)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(agent.asked()) < 8:
                 await asyncio.sleep(0.01)
         assert len(agent.asked()) == 8  # no more at once
@@ -284,7 +278,7 @@ async def test_work_that_takes_long_is_no_hang_where_a_token_asked_for_comes(sta
         async with connect(agent.engine_url) as raw:
             await raw.request("POST", "/v1/completions", HOLD)
             await raw.read_head("POST")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while agent.asked().count(["The", 1]) < 5:
                     await asyncio.sleep(0.02)
         engine = await agent.engine()
@@ -328,7 +322,7 @@ async def test_a_cache_directory_that_the_user_set_is_left_alone(start_agent: St
 )
 def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], told: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [FOREBAY, "engine", *arguments], env=an_environment(tmp_path), capture_output=True, text=True, timeout=20
+        [FOREBAY, "engine", *arguments], env=an_environment(tmp_path), capture_output=True, text=True, timeout=60
     )
     assert done.returncode in (1, 2)
     assert told in done.stderr
@@ -342,7 +336,7 @@ def test_a_port_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
         for flag, other in (("--engine-port", "--agent-port"), ("--agent-port", "--engine-port")):
             done = subprocess.run(
                 [FOREBAY, "engine", "m", flag, port, other, str(free_port())],
-                env=an_environment(tmp_path), capture_output=True, text=True, timeout=20,
+                env=an_environment(tmp_path), capture_output=True, text=True, timeout=60,
             )  # fmt: skip
             assert done.returncode == 1
             assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another {flag}" in done.stderr

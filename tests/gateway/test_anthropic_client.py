@@ -18,7 +18,7 @@ NAMED = {"x-request-id": "named-by-the-caller"}
 
 @asynccontextmanager
 async def a_client(running: Running, key: str = "sk-test") -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=running.url, api_key=key, max_retries=0, timeout=10) as client:
+    async with anthropic.AsyncAnthropic(base_url=running.url, api_key=key, max_retries=0, timeout=30) as client:
         yield client
 
 

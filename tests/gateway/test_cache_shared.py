@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,22 +14,11 @@ from forebay.wire.usage import Usage
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine
 from tests.gateway.raw_client import Response
-from tests.gateway.test_cache import ask, held, state, until
+from tests.gateway.test_cache import ask, held, state
 from tests.servers import ValkeyServer
+from tests.waiting import until
 
 ENTRY = Entry(b"data: x\n\n", stream=True, answer_id="chatcmpl-1", usage=Usage(1, 2, 3))
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(autouse=True)
-def empty(valkey: ValkeyServer) -> None:
-    valkey.client.flushall()
 
 
 @asynccontextmanager
@@ -56,9 +45,9 @@ async def two_gateways(
 
 async def test_an_entry_comes_back_whole_with_the_time_it_has_left(valkey: ValkeyServer) -> None:
     async with entries(valkey) as one, entries(valkey) as other:
-        assert await one.find(b"k", 1) is None
+        assert await one.find(b"k", 30) is None
         one.put(b"k", ENTRY, 100)
-        found = await other.find(b"k", 1)
+        found = await other.find(b"k", 30)
         assert found is not None
         assert found[0] == ENTRY
         assert 90 < found[1] <= 100
@@ -68,13 +57,13 @@ async def test_an_entry_comes_back_whole_with_the_time_it_has_left(valkey: Valke
 async def test_an_entry_that_cannot_be_read_is_none(valkey: ValkeyServer) -> None:
     async with entries(valkey) as shared:
         valkey.client.set(b"forebay:cache:entry:k", b"not ours", px=1000)
-        assert await shared.find(b"k", 1) is None
+        assert await shared.find(b"k", 30) is None
 
 
 async def test_one_gateway_generates_and_the_others_wait(valkey: ValkeyServer) -> None:
     async with entries(valkey) as one, entries(valkey) as other:
-        assert await one.find(b"k", 5) is None
-        waiting = asyncio.create_task(other.find(b"k", 5))
+        assert await one.find(b"k", 30) is None
+        waiting = asyncio.create_task(other.find(b"k", 30))
         await asyncio.sleep(0.1)
         assert not waiting.done()
         one.put(b"k", ENTRY, 100)
@@ -85,8 +74,8 @@ async def test_one_gateway_generates_and_the_others_wait(valkey: ValkeyServer) -
 
 async def test_another_takes_the_lead_where_the_first_lets_it_go_or_dies(valkey: ValkeyServer) -> None:
     async with entries(valkey) as one, entries(valkey) as other:
-        assert await one.find(b"k", 5) is None
-        waiting = asyncio.create_task(other.find(b"k", 5))
+        assert await one.find(b"k", 30) is None
+        waiting = asyncio.create_task(other.find(b"k", 30))
         await asyncio.sleep(0.1)
         one.let_go(b"k")
         assert await waiting is None
@@ -94,7 +83,7 @@ async def test_another_takes_the_lead_where_the_first_lets_it_go_or_dies(valkey:
         one.let_go(b"k")  # it is not one's any more
         started = time.monotonic()
         assert await one.find(b"k", 0.3) is None  # the other never says anything again
-        assert 0.25 < time.monotonic() - started < 5
+        assert 0.25 < time.monotonic() - started < 20
         assert valkey.client.get("forebay:cache:leader:k") is not None
 
 
@@ -162,9 +151,10 @@ async def test_a_server_that_is_down_costs_no_request_anything(
             assert other.figures()["forebay_cache_shared_failures_total"] >= 1
         finally:
             valkey.start()
-        shared = other.gateway.caching.shared
-        assert shared is not None
-        await until(lambda: not shared.is_away)
+        for running in (one, other):
+            shared = running.gateway.caching.shared
+            assert shared is not None
+            await until(lambda shared=shared: not shared.is_away)
         await ask(one, seed=1000)
         assert state(await ask(other, seed=1000)) == "hit"
 

@@ -6,7 +6,7 @@ The seed is printed; FOREBAY_CHAOS_SEED has the same requests and the same misfo
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from random import Random
@@ -18,6 +18,7 @@ import pytest
 from tests.gateway.chaos import TOKEN_S, Call, ChangingSource, Misfortune, call_all
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
+from tests.waiting import until
 
 SEED = int(os.environ.get("FOREBAY_CHAOS_SEED", Random().randrange(1_000_000)))
 REQUESTS = 10_000
@@ -30,12 +31,6 @@ QUICK: dict[str, Any] = {
     "first_byte_timeout_s": 20.0,
     "takeover_attempts": 8,
 }
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

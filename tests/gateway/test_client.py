@@ -98,7 +98,7 @@ async def test_while_another_is_under_way_a_call_waits_for_company_but_not_long(
             await asyncio.sleep(0)
             third = group.create_task(client.generate("third"))
             await asyncio.wait([second, third])
-            assert 0.19 < monotonic() - began < 5.0
+            assert 0.19 < monotonic() - began < 20.0
             assert asked(engine) == [["first"], ["second", "third"]]
             gate.set()
 
@@ -193,7 +193,7 @@ async def test_what_is_refused_for_now_is_asked_again_not_before_it_is_told(star
         began = monotonic()
         results = await client.map(["a", "b", "c"])
         assert [result.text for result in results] == [text_for("a"), text_for("b"), text_for("c")]
-        assert 1.0 <= monotonic() - began < 5.0
+        assert 1.0 <= monotonic() - began < 20.0
         assert sorted(answers.answered) == ["a", "b", "c"]
         assert client._batcher.pace("").size == 4, "less is asked at once from now on"
 
@@ -260,14 +260,14 @@ async def test_nobody_there_is_said_after_the_tries() -> None:
 
 
 async def test_an_answer_that_takes_too_long_is_given_up_and_not_asked_for_again() -> None:
-    async with FakeEngine() as engine, AsyncClient(engine.url, timeout_s=0.1) as client:
+    async with FakeEngine() as engine, AsyncClient(engine.url, timeout_s=1.0) as client:
         engine.default = Behaviour(faults=[Fault("head", "hang")])
         with pytest.raises(GenerationError) as late:
             await client.generate("a")
         assert (late.value.status, late.value.code) == (None, "timeout")
         await engine.wait_for(lambda e: e.running == 0)
         (record,) = engine.calls(PATH)
-        assert (record.outcome, record.headers["x-request-timeout-ms"]) == ("aborted", "100")
+        assert (record.outcome, record.headers["x-request-timeout-ms"]) == ("aborted", "1000")
 
 
 @pytest.mark.parametrize(
@@ -442,9 +442,9 @@ async def test_a_cancelled_block_gives_up_what_others_have_under_way() -> None:
     async with FakeEngine() as engine:
         engine.default = Behaviour(faults=[Fault("head", "hang")])
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(cancelled(), 5)
+            await asyncio.wait_for(cancelled(), 30)
         with pytest.raises(GenerationError, match="closed"):
-            await asyncio.wait_for(others[0], 5)
+            await asyncio.wait_for(others[0], 30)
         await engine.wait_for(lambda e: e.running == 0)
 
 
@@ -487,7 +487,7 @@ async def test_ctrl_c_gives_up_what_is_under_way() -> None:
         waiting = await asyncio.create_subprocess_exec(
             sys.executable, "-c", program, engine.url, stderr=asyncio.subprocess.PIPE
         )
-        await engine.wait_for(lambda e: e.running == 1, timeout=20)
+        await engine.wait_for(lambda e: e.running == 1)
         waiting.send_signal(signal.SIGINT)
         await engine.wait_for(lambda e: e.running == 0)
         async with asyncio.timeout(20):

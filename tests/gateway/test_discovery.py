@@ -36,7 +36,7 @@ async def observing(source: Source) -> AsyncIterator[Sets]:
 
 
 async def next_of(sets: Sets) -> set[str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await sets.get()
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body, error_of
-from tests.gateway.conftest import Running, StartGateway
+from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch
+from tests.waiting import all_ready
 
 FIRST_FAILS = {
     "closed within the head": Behaviour(faults=[Fault("mid_head", "close")]),
@@ -24,18 +25,13 @@ FIRST_FAILS = {
 }
 
 
-async def all_ready(running: Running) -> None:
-    while not all(replica.ready for replica in running.gateway.replicas):
-        await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("behaviour", FIRST_FAILS.values(), ids=FIRST_FAILS.keys())
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_another_engine_answers_unnoticed(
     behaviour: Behaviour, stream: bool, start_gateway: StartGateway
 ) -> None:
     async with FakeEngine() as one, FakeEngine() as two:
-        async with start_gateway(one.url, two.url, first_byte_timeout_s=0.4) as running:
+        async with start_gateway(one.url, two.url, first_byte_timeout_s=1.5) as running:
             await all_ready(running)
             first_choice = True
 
@@ -54,7 +50,8 @@ async def test_another_engine_answers_unnoticed(
 async def test_a_connection_at_rest_that_turns_out_to_be_reset_costs_no_second_engine(
     start_gateway: StartGateway,
 ) -> None:
-    async with FakeEngine() as one, FakeEngine() as two, start_gateway(one.url, two.url) as running:
+    rarely = {"health_interval_s": 60.0}  # a check under way would have the connection at rest
+    async with FakeEngine() as one, FakeEngine() as two, start_gateway(one.url, two.url, **rarely) as running:
         await all_ready(running)
         behaviours = [Behaviour(), Behaviour(faults=[Fault("head", "reset")])]
         one.default = two.default = lambda record: behaviours.pop() if behaviours else Behaviour()
@@ -109,7 +106,7 @@ async def test_where_the_budget_allows_no_retry_the_caller_is_told_to_come_back(
 async def test_an_engine_that_fails_again_and_again_is_left_alone_and_then_tried_once(
     start_gateway: StartGateway,
 ) -> None:
-    quick = {"breaker_failures": 3, "breaker_pause_s": 0.3}
+    quick = {"breaker_failures": 3, "breaker_pause_s": 2.0}
     async with FakeEngine() as good, FakeEngine() as bad, start_gateway(good.url, bad.url, **quick) as running:
         await all_ready(running)
         bad.default = lambda record: Behaviour(status=500)

@@ -24,7 +24,7 @@ async def test_requests_beyond_the_limit_are_refused_with_openais_headers(start_
         refused = answers[3]
         error = error_of(refused)
         assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
-        assert 55 <= int(refused.header("retry-after") or 0) <= 60
+        assert 30 <= int(refused.header("retry-after") or 0) <= 60
         assert refused.header("cache-control") == "no-store"
         assert (refused.header("x-ratelimit-reset-requests") or "").endswith("s")
         assert refused.header("x-should-retry") is None

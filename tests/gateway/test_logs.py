@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
-from tests.gateway.command import on_terminal
+from tests.gateway.command import gateway_process, on_terminal
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import fetch
-from tests.gateway.test_failover import all_ready
-from tests.gateway.test_process import gateway_process
+from tests.waiting import all_ready
 
 CANARY = "canary-5d1e7b"
 TRACE = "c" * 32
@@ -130,7 +129,7 @@ async def test_nobody_can_forge_a_line_or_put_a_secret_into_one(start_gateway: S
 
 
 async def test_a_share_of_requests_is_logged_and_all_that_failed_or_were_slow(start_gateway: StartGateway) -> None:
-    flags: dict[str, Any] = {"access_log_sample_ratio": 0.0, "slow_request_s": 0.3}
+    flags: dict[str, Any] = {"access_log_sample_ratio": 0.0, "slow_request_s": 1.5}
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
         for _ in range(20):
             await chat(running.url, max_tokens=1)
@@ -142,7 +141,7 @@ async def test_a_share_of_requests_is_logged_and_all_that_failed_or_were_slow(st
         gate = asyncio.Event()
         engine.script(Behaviour(faults=[Fault("head", gate)]))
         slow = asyncio.create_task(chat(running.url))
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(1.55)
         gate.set()
         await slow
         await running.stop()
@@ -179,7 +178,7 @@ async def test_a_terminal_gets_colours_unless_it_wants_none(
 
 async def test_a_log_file_that_was_moved_is_made_again_at_sighup(tmp_path: Path) -> None:
     path, moved = tmp_path / "log", tmp_path / "moved"
-    async with FakeEngine() as engine, gateway_process(engine, "--log-file", str(path)) as (process, url):
+    async with FakeEngine() as engine, gateway_process(engine.url, "--log-file", str(path)) as (process, url):
         await chat(url, max_tokens=1)
         async with asyncio.timeout(20):
             while '"request"' not in path.read_text():
@@ -200,7 +199,7 @@ async def test_a_sink_that_takes_nothing_holds_up_neither_requests_nor_the_end(s
     if not path.exists():
         os.mkfifo(path)
     flags = ("--log-file", str(path), "--log-level", "debug")
-    async with FakeEngine() as engine, gateway_process(engine, *flags) as (process, url):
+    async with FakeEngine() as engine, gateway_process(engine.url, *flags) as (process, url):
         for _ in range(3):
             answers = await asyncio.gather(*(chat(url, max_tokens=1) for _ in range(100)))
             assert {answer.status for answer in answers} == {200}

@@ -2,10 +2,9 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
@@ -17,6 +16,7 @@ from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.fake_kubernetes import FakeKubernetes, endpoint
 from tests.gateway.raw_client import connect, fetch, text_of, token_numbers
+from tests.waiting import until
 
 
 def names(running: Running) -> set[str]:
@@ -25,12 +25,6 @@ def names(running: Running) -> set[str]:
 
 def rotation(running: Running) -> set[str]:
     return {replica.name for replica in running.gateway.replicas if replica.ready and not replica.draining}
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.002)
 
 
 async def some_time(engine: FakeEngine) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,9 @@ from tests.gateway.calls import AUTH, CHAT, chat, chat_body
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch
-from tests.gateway.test_resume import all_ready
+from tests.waiting import all_ready, until
 
 KEYS = 100_000
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def scraped(url: str, path: str, **headers: str) -> dict[str, list[Any]]:
@@ -144,6 +136,7 @@ async def test_the_metrics_port_answers_while_callers_hold_every_connection(star
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running, connect(running.url):
         await until(lambda: len(running.gateway.connections) == 1)
         assert (await fetch(running.url, "GET", "/v1/models", **AUTH)).status == 503
+        await until(lambda: len(running.gateway.connections) == 1)  # the one that was refused has gone
         told = await scraped(running.metrics_url, "/metrics")
         assert told["forebay_connections"][0].value == 1
 

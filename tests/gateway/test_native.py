@@ -36,7 +36,7 @@ async def test_a_prompt_becomes_a_text_with_its_counts(start_gateway: StartGatew
         assert set(told) == FIELDS
         assert (told["text"], told["tokens_generated"], told["prompt_tokens"]) == (" t0 t1 t2", 3, 3)
         assert (told["finish_reason"], told["model_name"], told["request_id"]) == ("length", "fake-model", "mine")
-        assert 0 < told["generation_time"] < 5
+        assert 0 < told["generation_time"] < 30
         assert answer.header("x-request-id") == "mine"
         assert engine.calls(COMPLETIONS)[0].body == {"model": "fake-model", "prompt": "one two three", "max_tokens": 3}
 

@@ -6,43 +6,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.gateway.calls import AUTH, CHAT, chat_body
+from tests.gateway.command import FOREBAY, gateway_process
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch, text_of, token_numbers
 
-FOREBAY = str(Path(sys.executable).with_name("forebay"))
-
-
-@asynccontextmanager
-async def gateway_process(engine: FakeEngine, *flags: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """`forebay gateway` over an engine, once it is ready; its process and URL."""
-    process = await asyncio.create_subprocess_exec(
-        *(FOREBAY, "gateway", "--upstream", engine.url, "--port", "0", *flags),
-        env={**os.environ, "API_KEYS": "sk-test"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[-1]
-        while (await fetch(url, "GET", "/health/ready")).status != 200:
-            await asyncio.sleep(0.02)
-        yield process, url
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
 
 async def test_sigterm_under_load_loses_no_request_and_ends_with_0() -> None:
-    async with FakeEngine(token_delay_s=0.005) as engine, gateway_process(engine) as (process, url):
+    async with FakeEngine(token_delay_s=0.005) as engine, gateway_process(engine.url) as (process, url):
         answered = 0
 
         async def client(number: int) -> None:
@@ -63,7 +37,7 @@ async def test_sigterm_under_load_loses_no_request_and_ends_with_0() -> None:
         while answered < 300:
             await asyncio.sleep(0.001)
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.gather(*clients)
             assert await process.wait() == 0
         assert {record.outcome for record in engine.calls(CHAT)} == {"finished"}
@@ -71,7 +45,7 @@ async def test_sigterm_under_load_loses_no_request_and_ends_with_0() -> None:
 
 async def test_a_storm_of_cancelled_requests_leaves_nothing_behind() -> None:
     """The bug class of httpx's pool: cancelled under contention, its places are lost for ever."""
-    async with FakeEngine(token_delay_s=0.002, tokens=50) as engine, gateway_process(engine) as (process, url):
+    async with FakeEngine(token_delay_s=0.002, tokens=50) as engine, gateway_process(engine.url) as (process, url):
         before = len(os.listdir(f"/proc/{process.pid}/fd"))
 
         async def leave(number: int) -> None:
@@ -82,7 +56,7 @@ async def test_a_storm_of_cancelled_requests_leaves_nothing_behind() -> None:
 
         for start in range(0, 2000, 100):
             await asyncio.gather(*[leave(number) for number in range(start, start + 100)])
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while (status := (await fetch(url, "GET", "/health", **AUTH)).json())["active_requests"]:
                 await asyncio.sleep(0.05)
         await engine.wait_for(lambda e: e.running == 0)
@@ -95,7 +69,7 @@ async def test_a_storm_of_cancelled_requests_leaves_nothing_behind() -> None:
 
 
 async def test_a_second_sigterm_ends_it_at_once() -> None:
-    async with FakeEngine() as engine, gateway_process(engine, "--drain-timeout-s", "60") as (process, url):
+    async with FakeEngine() as engine, gateway_process(engine.url, "--drain-timeout-s", "60") as (process, url):
         engine.script(Behaviour(faults=[Fault("head", "hang")]))
         waiting = asyncio.create_task(fetch(url, "POST", CHAT, chat_body(), **AUTH))
         await engine.wait_for(lambda e: e.running == 1)
@@ -131,7 +105,7 @@ def test_a_mistake_is_one_line_with_the_fix_and_no_traceback(
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **env},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode in (1, 2)
@@ -145,14 +119,14 @@ def test_a_port_that_is_taken_is_said_so() -> None:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
             [FOREBAY, "gateway", "--upstream", "http://x", "--port", port],
-            capture_output=True, text=True, timeout=20, check=False,
+            capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
 
 async def test_no_key_is_in_the_process_list() -> None:
-    async with FakeEngine() as engine, gateway_process(engine) as (process, _):
+    async with FakeEngine() as engine, gateway_process(engine.url) as (process, _):
         with open(f"/proc/{process.pid}/cmdline", "rb") as arguments:
             shown = arguments.read()
         assert b"gateway" in shown
@@ -160,7 +134,7 @@ async def test_no_key_is_in_the_process_list() -> None:
 
 
 async def test_the_metrics_port_is_announced_and_a_taken_one_is_said_at_once() -> None:
-    async with FakeEngine() as engine, gateway_process(engine, "--metrics-port", "0") as (process, _):
+    async with FakeEngine() as engine, gateway_process(engine.url, "--metrics-port", "0") as (process, _):
         assert process.stdout is not None
         told = (await process.stdout.readline()).decode()
         url = told.split()[-2]

@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_ends_the_engines_work_at_once(start_gateway:
             await raw.request("POST", CHAT, chat_body(stream=True, max_tokens=100_000), AUTH)
             await raw.read_head()
             await raw.read_some()
-        await engine.wait_for(lambda e: e.running == 0, timeout=5.0)
+        await engine.wait_for(lambda e: e.running == 0)
         assert engine.calls(CHAT)[0].outcome == "aborted"
         assert running.gateway.pipeline.admission.under_way == 0
 
@@ -194,7 +194,7 @@ async def test_a_client_that_leaves_while_it_waits_ends_the_engines_work(start_g
         async with connect(running.url) as raw:
             await raw.request("POST", CHAT, chat_body(), AUTH)
             await engine.wait_for(lambda e: e.running == 1)
-        await engine.wait_for(lambda e: e.running == 0, timeout=5.0)
+        await engine.wait_for(lambda e: e.running == 0)
         assert engine.calls(CHAT)[0].outcome == "aborted"
 
 
@@ -208,7 +208,7 @@ async def test_a_client_that_does_not_read_costs_bounded_memory_and_is_cut_off(s
         engine.script(Behaviour(tokens=20_000, insert=dict.fromkeys(range(20_000), event)))
         await raw.request("POST", CHAT, chat_body(stream=True, max_tokens=20_000), AUTH)
         await engine.wait_for(lambda e: e.tokens_sent > 10)
-        await engine.wait_for(lambda e: e.running == 0, timeout=10)
+        await engine.wait_for(lambda e: e.running == 0)
         assert engine.calls(CHAT)[0].tokens_sent < 3000  # of 20,000: what fits in buffers along the way
 
 

@@ -1,22 +1,21 @@
 """Settings that change while a gateway runs: followed as a whole, or not at all; and nobody's request fails."""
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from forebay.config.sources import Loader
 from forebay.gateway.reloading import Reloading
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
+from tests.gateway.command import gateway_process, within
 from tests.gateway.conftest import KEY, Running, StartGateway
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import connect, fetch
-from tests.gateway.test_process import FOREBAY, gateway_process
+from tests.waiting import until
 
 OURS = {"port": 0, "health_interval_s": 0.2, "drain_timeout_s": 5.0, "routing": "least_outstanding"}
 GOOD = f'api_keys = ["{KEY}"]\n'
@@ -145,23 +144,17 @@ async def test_the_watch_follows_a_file_once_it_stays_the_same(start_gateway: St
             await asyncio.sleep(0.01)
         writing.write(GOOD + "max_n = 3\n")
         writing.close()
-        await eventually(lambda: running.gateway.settings.max_n == 3)
+        await until(lambda: running.gateway.settings.max_n == 3)
         assert reloading.counts == {"ok": 2, "failed": 0}
         replace(file, GOOD + "max_n = 4\n")
-        await eventually(lambda: running.gateway.settings.max_n == 4)
+        await until(lambda: running.gateway.settings.max_n == 4)
         file.unlink()
-        await eventually(lambda: reloading.counts["failed"] == 1)
+        await until(lambda: reloading.counts["failed"] == 1)
         await asyncio.sleep(0.2)
         assert reloading.counts == {"ok": 3, "failed": 1}
         replace(file, GOOD)
-        await eventually(lambda: running.gateway.settings.max_n == 8)
+        await until(lambda: running.gateway.settings.max_n == 8)
         watching.cancel()
-
-
-async def eventually(holds: Any) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_reloading_all_the_time_fails_no_request(start_gateway: StartGateway, tmp_path: Path) -> None:
@@ -202,13 +195,13 @@ async def test_engines_may_come_and_go_with_the_file(start_gateway: StartGateway
         clients = [asyncio.create_task(client()) for _ in range(4)]
         replace(file, f'{GOOD}upstream = ["{one.url}", "{two.url}#canary"]\ngroup_weights = {{ default = 0 }}\n')
         assert await reloading.reload()
-        await eventually(lambda: len(two.calls(CHAT)) > 10)
+        await until(lambda: len(two.calls(CHAT)) > 10)
         replace(file, f'{GOOD}upstream = ["{two.url}"]\n')
         assert await reloading.reload()
-        await eventually(lambda: [replica.name for replica in running.gateway.replicas] == [two.url])
+        await until(lambda: [replica.name for replica in running.gateway.replicas] == [two.url])
         assert [replica.group for replica in running.gateway.replicas] == ["default"]
         before, asked = len(one.calls(CHAT)), len(two.calls(CHAT))
-        await eventually(lambda: len(two.calls(CHAT)) > asked + 10)
+        await until(lambda: len(two.calls(CHAT)) > asked + 10)
         assert len(one.calls(CHAT)) == before
         stop.set()
         await asyncio.gather(*clients)
@@ -238,7 +231,7 @@ async def test_a_hundred_thousand_keys_are_followed_without_holding_anybody_up(
 async def test_sighup_has_a_gateway_read_its_file_again(tmp_path: Path) -> None:
     file = tmp_path / "forebay.toml"
     file.write_text("max_n = 2\n")
-    async with FakeEngine() as engine, gateway_process(engine, "--config", str(file)) as (process, url):
+    async with FakeEngine() as engine, gateway_process(engine.url, "--config", str(file)) as (process, url):
         assert (await chat(url, n=3)).status == 400
         replace(file, "max_n = 3\n")
         process.send_signal(signal.SIGHUP)
@@ -254,11 +247,11 @@ async def test_config_check_says_what_is_wrong_and_config_show_keeps_secrets(tmp
         'api_keys = ["sk-canary"]\nmax_n = 3\ncache_models = ["*"]\nprices.m = {prompt = 1, completion = 2.5}\n'
     )
     env = {"REDIS_URL": "redis://:canary@127.0.0.1", "LOG_LEVEL": "debug"}
-    status, out, _ = await forebay("config", "check", "--config", str(file), env=env)
-    assert (status, out) == (0, "valid; set: 6\n")
-    status, out, _ = await forebay("config", "show", "--config", str(file), env=env)
-    assert status == 0
-    assert out.splitlines() == [
+    checked = await within(tmp_path, "config", "check", "--config", str(file), **env)
+    assert (checked.status, checked.out) == (0, "valid; set: 6\n")
+    shown = await within(tmp_path, "config", "show", "--config", str(file), **env)
+    assert shown.status == 0
+    assert shown.out.splitlines() == [
         f'api_keys = ["***"]  # {file}:1',
         f'cache_models = ["*"]  # {file}:3',
         'log_level = "debug"  # LOG_LEVEL',
@@ -267,23 +260,10 @@ async def test_config_check_says_what_is_wrong_and_config_show_keeps_secrets(tmp
         'redis_url = "***"  # REDIS_URL',
     ]
     file.write_text("max_n = 0\nprot = 1\n")
-    status, out, told = await forebay("config", "check", "--config", str(file))
-    assert (status, out) == (2, "")
-    assert f"max_n: Input should be greater than or equal to 1 (from {file}:1)" in told
-    assert f"prot: no such setting (from {file}:2)" in told
+    wrong = await within(tmp_path, "config", "check", "--config", str(file))
+    assert (wrong.status, wrong.out) == (2, "")
+    assert f"max_n: Input should be greater than or equal to 1 (from {file}:1)" in wrong.err
+    assert f"prot: no such setting (from {file}:2)" in wrong.err
     file.write_text('upstream = ["ftp://x"]')
-    status, _, told = await forebay("config", "check", "--config", str(file))
-    assert (status, "upstream: 'ftp://x' is not http" in told) == (2, True)
-
-
-async def forebay(*words: str, env: dict[str, str] | None = None) -> tuple[int | None, str, str]:
-    """Run a command to its end: its status, standard output and standard error."""
-    process = await asyncio.create_subprocess_exec(
-        FOREBAY,
-        *words,
-        env={**os.environ, **(env or {})},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, told = await process.communicate()
-    return process.returncode, out.decode(), told.decode()
+    wrong = await within(tmp_path, "config", "check", "--config", str(file))
+    assert (wrong.status, "upstream: 'ftp://x' is not http" in wrong.err) == (2, True)

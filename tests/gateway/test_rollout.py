@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 
 from forebay.rollout import available_bytes, plan
-from tests.e2e.conftest import descendants
+from tests.gateway.command import FOREBAY, serving
 from tests.gateway.raw_client import Response, connect, fetch
-from tests.gateway.test_agent import an_environment
-from tests.gateway.test_process import FOREBAY
-from tests.gateway.test_supervisor import alive
+from tests.gateway.test_agent import an_environment, outlived
 
 ADMIN = {"authorization": "Bearer sk-admin"}
 QUICK = ("--health-interval-s", "0.2", "--engine-backoff-max-s", "0.1", "--engine-stop-timeout-s", "0.5")
@@ -57,7 +55,7 @@ class Serve:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await asyncio.wait_for(process.communicate(), 30)
+        said, _ = await asyncio.wait_for(process.communicate(), 60)
         return process.returncode or 0, said.decode()
 
 
@@ -73,24 +71,9 @@ def start_serve(tmp_path: Path) -> StartServe:
         file = tmp_path / "forebay.toml"
         file.write_text(settings)
         environment = an_environment(tmp_path) | {"FOREBAY_ADMIN_KEYS": "sk-admin"} | env
-        process = await asyncio.create_subprocess_exec(
-            *(FOREBAY, "serve", "--config", str(file), "--port", "0", "--log-file", str(tmp_path / "log")),
-            *(*QUICK, *flags),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[-1]
-        try:
+        words = ("serve", "--config", str(file), "--port", "0", "--log-file", str(tmp_path / "log"), *QUICK, *flags)
+        async with serving(FOREBAY, *words, env=environment) as (process, url), outlived(process):
             yield Serve(process, url, file, environment)
-        finally:
-            family = descendants(process.pid)
-            process.kill()
-            await process.wait()
-            async with asyncio.timeout(20):
-                await process.stdout.read()  # else its pipe outlives the loop
-                while any(alive(pid) for pid in family):
-                    await asyncio.sleep(0.02)
 
     return start
 
@@ -119,7 +102,7 @@ async def test_changed_options_come_into_force_without_a_failed_request(how: str
     async with start_serve("model = 'm'\nmax_model_len = 100", "--replicas", "2", "--rollout", "surge") as serve:
         await serve.until_ready(2)
         async with steady_load(serve) as answers:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while answers[200, 100] < 50:
                     await asyncio.sleep(0.01)
             serve.file.write_text("model = 'm'\nmax_model_len = 200")
@@ -130,7 +113,7 @@ async def test_changed_options_come_into_force_without_a_failed_request(how: str
                 status, said = await serve.rollout()
                 assert (status, said.splitlines()[-1]) == (0, "forebay: 2 engines replaced")
             seen = answers[200, 200]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while answers[200, 200] < seen + 50:
                     await asyncio.sleep(0.01)
         assert {status for status, _ in answers} == {200}

@@ -263,7 +263,7 @@ async def test_pipelined_requests_of_every_kind_are_answered_in_order(start_gate
 
 
 async def test_thousands_of_pipelined_requests_do_not_harm(start_gateway: StartGateway) -> None:
-    async with FakeEngine() as engine, start_gateway(engine.url) as running, connect(running.url, timeout_s=20) as raw:
+    async with FakeEngine() as engine, start_gateway(engine.url) as running, connect(running.url) as raw:
         many = 3000
         await raw.send((POST_HEAD + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}") * many)
         statuses = [(await raw.read_response("POST")).status for _ in range(many)]

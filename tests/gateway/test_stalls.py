@@ -4,16 +4,12 @@ import asyncio
 from time import monotonic
 
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
-from tests.gateway.conftest import Running, StartGateway
+from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch, text_of, token_numbers
+from tests.waiting import all_ready
 
 STALL_S = 0.6
-
-
-async def all_ready(running: Running) -> None:
-    while not all(replica.ready for replica in running.gateway.replicas):
-        await asyncio.sleep(0.005)
 
 
 async def test_a_hung_engine_is_left_within_seconds_and_its_callers_are_answered_by_another(
@@ -98,7 +94,7 @@ async def test_an_engine_that_is_slow_but_moves_is_left_alone(start_gateway: Sta
         waiting = asyncio.create_task(chat(running.url))
         await engine.wait_for(lambda e: e.running == 1)
         async with connect(engine.url) as elsewhere:  # not through this gateway: only the counter tells
-            await elsewhere.request("POST", CHAT, chat_body(max_tokens=8, stream=True))
+            await elsewhere.request("POST", CHAT, chat_body(max_tokens=32, stream=True))
             assert (await waiting).status == 200
         assert not any("stalled" in replica.why for replica in running.gateway.replicas)
 
@@ -147,7 +143,7 @@ async def test_an_idle_engine_that_hangs_is_found_by_asking_it_for_a_token(start
 
 
 async def test_an_engine_that_is_busy_for_others_is_not_taken_for_one_that_hangs(start_gateway: StartGateway) -> None:
-    flags = {"engine_stall_s": 0.1, "idle_probe_s": 0.1, "health_interval_s": 0.05}
+    flags = {"engine_stall_s": 0.3, "idle_probe_s": 0.1, "health_interval_s": 0.05}
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
         replica = next(iter(running.gateway.replicas))
         engine.on("/v1/completions", Behaviour(faults=[Fault("token", "hang")]))  # ours wait behind all of theirs

@@ -8,6 +8,7 @@ from tests.gateway.calls import AUTH, CHAT, chat, chat_body
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import connect, fetch
+from tests.waiting import all_ready
 
 SECRET = "the prompt's own words"
 
@@ -31,11 +32,6 @@ class Stories(list[Exchange]):
         times = [exchange.started_at, *(step[0] for step in exchange.steps)]
         assert times == sorted(times)
         return [step[1:] for step in exchange.steps]
-
-
-async def all_ready(running: Running) -> None:
-    while not all(replica.ready for replica in running.gateway.replicas):
-        await asyncio.sleep(0.005)
 
 
 async def test_most_requests_have_one_step(start_gateway: StartGateway) -> None:

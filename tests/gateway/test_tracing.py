@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from tests.gateway.calls import AUTH, CHAT, chat, chat_body
-from tests.gateway.conftest import Running, StartGateway
+from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.otlp_receiver import RECEIVERS, Receiver, Span, grpc_receiver, http_receiver
 from tests.gateway.raw_client import connect, fetch
+from tests.waiting import all_ready
 
 TRACE, PARENT = "a1" * 16, "b2" * 8
 SECRET = "the words of the prompt"
@@ -20,11 +21,6 @@ SERVER, CLIENT = 2, 3
 def told(sampled: bool) -> dict[str, str]:
     """What a caller says that has a trace of its own."""
     return {**AUTH, "traceparent": f"00-{TRACE}-{PARENT}-0{int(sampled)}", "tracestate": "vendor=one,other=2"}
-
-
-async def all_ready(running: Running) -> None:
-    while not all(replica.ready for replica in running.gateway.replicas):
-        await asyncio.sleep(0.005)
 
 
 def one_trace(receiver: Receiver) -> dict[str, Span]:

@@ -39,9 +39,9 @@ async def test_one_frame_tells_what_happened_within_the_interval(start_gateway: 
     assert (as_json.status, as_text.status) == (0, 0), as_json.err + as_text.err
     frame = json.loads(as_json.out)
     one = frame["models"]["fake-model"]
-    assert 0.4 < frame["interval_s"] < 5
+    assert 0.4 < frame["interval_s"] < 30
     assert one["completion_tokens_per_s"] == pytest.approx(one["requests_per_s"] * 4, rel=0.2)
-    assert 0 < one["ttft_p50_s"] <= one["ttft_p95_s"] < 5
+    assert 0 < one["ttft_p50_s"] <= one["ttft_p95_s"] < 30
     assert frame["errors_per_s"]["model_not_found"] > 0
     assert frame["health"]["replicas"][0]["ready"] is True
     assert "\x1b" not in as_text.out
@@ -101,23 +101,19 @@ async def test_a_machine_without_an_engine_is_told_so(tmp_path: Path) -> None:
     assert [one["check"] for one in found.values() if one["level"] == "wrong"] == ["engine"], "a test machine is sound"
 
 
-async def test_a_gateway_is_examined_with_all_that_it_needs(tmp_path: Path) -> None:
-    valkey = ValkeyServer()
-    try:
-        async with FakeEngine() as engine, telling_the_time(0) as clock:
-            env = {"UPSTREAMS": engine.url, "REDIS_URL": valkey.url, "FOREBAY_REDIS_TIMEOUT_S": "2"}
-            env |= {"FOREBAY_PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/new.db"}
-            done = await within(tmp_path, "doctor", "--json", "--url", clock, **env)
-            found = findings(done)
-            assert [one for one in found.values() if one["level"] == "wrong"] == []
-            assert (done.status, json.loads(done.out)["role"]) == (0, "gateway")
-            assert "engine" not in found, "a gateway has none of its own"
-            assert found[f"upstream {engine.url}"]["level"] == "ok"
-            assert "answers in" in found["redis"]["told"]
-            assert "will be made" in found["database"]["told"]
-            assert not (tmp_path / "new.db").exists(), "a doctor changes nothing"
-    finally:
-        valkey.close()
+async def test_a_gateway_is_examined_with_all_that_it_needs(tmp_path: Path, valkey: ValkeyServer) -> None:
+    async with FakeEngine() as engine, telling_the_time(0) as clock:
+        env = {"UPSTREAMS": engine.url, "REDIS_URL": valkey.url, "FOREBAY_REDIS_TIMEOUT_S": "2"}
+        env |= {"FOREBAY_PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/new.db"}
+        done = await within(tmp_path, "doctor", "--json", "--url", clock, **env)
+        found = findings(done)
+        assert [one for one in found.values() if one["level"] == "wrong"] == []
+        assert (done.status, json.loads(done.out)["role"]) == (0, "gateway")
+        assert "engine" not in found, "a gateway has none of its own"
+        assert found[f"upstream {engine.url}"]["level"] == "ok"
+        assert "answers in" in found["redis"]["told"]
+        assert "will be made" in found["database"]["told"]
+        assert not (tmp_path / "new.db").exists(), "a doctor changes nothing"
 
 
 async def test_what_is_away_is_wrong_and_no_password_is_shown(tmp_path: Path) -> None:
@@ -194,7 +190,7 @@ async def test_an_answer_that_finds_no_room_fails_in_a_line(tmp_path: Path) -> N
         process = await asyncio.create_subprocess_exec(
             *words, env=environment(tmp_path), stdout=full, stderr=asyncio.subprocess.PIPE
         )
-        _, err = await asyncio.wait_for(process.communicate(), 20)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, len(err.splitlines()), b"No space left" in err) == (1, 1, True), err
 
 

@@ -14,6 +14,7 @@ from tests.gateway.command import Done, within
 from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import Response, connect, fetch
+from tests.waiting import all_ready
 
 ADMIN = "sk-admin"
 AS_ADMIN = {"authorization": f"Bearer {ADMIN}"}
@@ -43,11 +44,6 @@ def whats(story: dict[str, Any]) -> list[str]:
 def detail_of(story: dict[str, Any], what: str) -> dict[str, Any]:
     found: dict[str, Any] = next(step["detail"] for step in story["steps"] if step["what"] == what)
     return found
-
-
-async def all_ready(running: Running) -> None:
-    while not all(replica.ready for replica in running.gateway.replicas):
-        await asyncio.sleep(0.005)
 
 
 async def until_over(running: Running, count: int) -> None:

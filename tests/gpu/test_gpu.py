@@ -18,10 +18,10 @@ from forebay.telemetry.metrics import Metrics
 from forebay.top.figures import view
 from forebay.top.sample import Sample
 from tests.gateway.calls import AUTH
+from tests.gateway.command import gateway_process
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import fetch
 from tests.gateway.test_agent import StartAgent, start_agent
-from tests.gateway.test_process import gateway_process
 from tests.gpu.conftest import FakeDriver
 
 __all__ = ["start_agent"]  # a fixture
@@ -48,7 +48,7 @@ def watching() -> Iterator[Metrics]:
         yield metrics
     finally:
         watch.stop()
-        watch._thread.join(5)
+        watch._thread.join(30)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -149,7 +149,7 @@ logging.basicConfig(level="DEBUG", format="%(levelname)s %(message)s")
 from forebay.telemetry.gpu import GpuWatch
 watch = GpuWatch(0.01)
 watch.start()
-watch._thread.join(5)
+watch._thread.join(30)
 print(watch.gpus, watch._thread.is_alive(), "pynvml" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -179,17 +179,15 @@ def test_the_doctor_asks_the_same_driver(driver: FakeDriver) -> None:
 
 async def test_a_gateway_shows_them_in_metrics_to_administrators_and_in_top(driver: FakeDriver) -> None:
     driver.change(xid_1="79")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**driver.env, "ADMIN_KEYS": "sk-admin"}.items():
-            patch.setenv(name, value)
-        async with FakeEngine() as engine, gateway_process(engine, "--gpu-interval-s", "0.05") as (_, url):
-            async with asyncio.timeout(10):
-                while f"forebay_gpu_xid_errors_total{H200} 1.0" not in (
-                    text := (await fetch(url, "GET", "/metrics", b"", **AUTH)).body.decode()
-                ):
-                    await asyncio.sleep(0.02)
-            admin = {"authorization": "Bearer sk-admin"}
-            told = (await fetch(url, "GET", "/debug/runtime", **admin)).json()["gpus"]
+    flags, env = ("--gpu-interval-s", "0.05"), {**driver.env, "ADMIN_KEYS": "sk-admin"}
+    async with FakeEngine() as engine, gateway_process(engine.url, *flags, **env) as (_, url):
+        async with asyncio.timeout(20):
+            while f"forebay_gpu_xid_errors_total{H200} 1.0" not in (
+                text := (await fetch(url, "GET", "/metrics", b"", **AUTH)).body.decode()
+            ):
+                await asyncio.sleep(0.02)
+        admin = {"authorization": "Bearer sk-admin"}
+        told = (await fetch(url, "GET", "/debug/runtime", **admin)).json()["gpus"]
     assert [(one["uuid"], one["xid_errors"]) for one in told] == [("GPU-aaaa", 1), ("GPU-bbbb", 0)]
     values = Sample.of(text, 0.0).values
     first, second = view(values, values, 1.0).gpus
@@ -198,7 +196,7 @@ async def test_a_gateway_shows_them_in_metrics_to_administrators_and_in_top(driv
 
 
 async def test_an_agent_shows_them_too(driver: FakeDriver, start_agent: StartAgent) -> None:
-    async with start_agent("--gpu-interval-s", "0.05", **driver.env) as agent, asyncio.timeout(10):
+    async with start_agent("--gpu-interval-s", "0.05", **driver.env) as agent, asyncio.timeout(30):
         while (await agent.figures()).get(f"forebay_gpu_power_watts{H200}") != 350.5:
             await asyncio.sleep(0.02)
         driver.change(init="!9")

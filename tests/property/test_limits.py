@@ -1,6 +1,5 @@
 """No minute ever has more than the limit, none less than it could; and the script decides as the Python does."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -108,13 +107,6 @@ steps = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    yield server
-    server.close()
-
-
 @dataclass
 class Shared:
     """The script, called as one gateway does, at given times."""
@@ -152,10 +144,13 @@ class Shared:
 @settings(max_examples=300)
 @given(limited, limited, limited, steps)
 def test_the_script_decides_as_the_python_does(
-    valkey: ValkeyServer, of_key: KeyLimits, of_tenant: KeyLimits, of_all: KeyLimits, sequence: list[Step]
+    valkey_server: ValkeyServer, of_key: KeyLimits, of_tenant: KeyLimits, of_all: KeyLimits, sequence: list[Step]
 ) -> None:
-    valkey.client.flushall()
-    limits, shared = Limits(Defaults(everybody=of_all)), Shared(valkey, str(valkey.client.script_load(SCRIPT)))
+    valkey_server.client.flushall()
+    limits, shared = (
+        Limits(Defaults(everybody=of_all)),
+        Shared(valkey_server, str(valkey_server.client.script_load(SCRIPT))),
+    )
     callers = [Principal("t", f"k{n}", limits=of_key, tenant_limits=of_tenant) for n in range(2)]
     now_ms, day = 1_700_000_000_000, 20261101
     limits.turn(day, 202611)
@@ -185,16 +180,16 @@ def test_the_script_decides_as_the_python_does(
                 assert decided.retry_after_s == pytest.approx(answer[3] / 1000, abs=0.001)
 
 
-def test_what_is_kept_of_an_account_is_bounded(valkey: ValkeyServer) -> None:
-    valkey.client.flushall()
+def test_what_is_kept_of_an_account_is_bounded(valkey_server: ValkeyServer) -> None:
+    valkey_server.client.flushall()
     limits, shared, who = (
         Limits(Defaults()),
-        Shared(valkey, str(valkey.client.script_load(SCRIPT))),
+        Shared(valkey_server, str(valkey_server.client.script_load(SCRIPT))),
         Principal("t", "k", limits=KeyLimits(10**9)),
     )
     for tick in range(400):
         limits.acquire(who, "", 0, tick * 0.7)
         shared.take(limits, who, 0, tick * 700)
     (account,) = limits._of_keys["k"].accounts
-    assert valkey.client.hlen(keys_of(account)[0]) <= 2 * (SPAN + 1) + 4
-    assert 0 < valkey.client.ttl(keys_of(account)[0]) <= 130  # type: ignore[operator]
+    assert valkey_server.client.hlen(keys_of(account)[0]) <= 2 * (SPAN + 1) + 4
+    assert 0 < valkey_server.client.ttl(keys_of(account)[0]) <= 130  # type: ignore[operator]

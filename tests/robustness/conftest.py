@@ -6,16 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.gateway.conftest import pytest_asyncio_loop_factories, start_gateway
-from tests.servers import cut_postgres, database_url, postgres, postgres_server
 
-__all__ = [
-    "cut_postgres",
-    "database_url",
-    "postgres",
-    "postgres_server",
-    "pytest_asyncio_loop_factories",
-    "start_gateway",
-]
+__all__ = ["pytest_asyncio_loop_factories", "start_gateway"]
 
 
 @pytest.fixture(autouse=True, scope="module")

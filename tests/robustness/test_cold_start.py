@@ -43,7 +43,7 @@ async def served(directory: Path, env: dict[str, str]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(serving, 20)
+        await asyncio.wait_for(serving, 60)
 
 
 async def crowd(url: str) -> list[Response]:

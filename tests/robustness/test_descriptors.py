@@ -3,55 +3,25 @@
 import asyncio
 import os
 import resource
-import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import pytest
 
 from forebay.descriptors import BESIDE, SPARE, callers_within
 from tests.gateway.calls import AUTH, CHAT, chat_body
+from tests.gateway.command import gateway_process
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import connect, fetch
 
-FOREBAY = str(Path(sys.executable).with_name("forebay"))
 ADMIN = {"authorization": "Bearer sk-admin"}
 
 
-@asynccontextmanager
-async def gateway_with(
+def gateway_with(
     engine: FakeEngine, descriptors: int, *flags: str, host: str = "127.0.0.1"
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+) -> AbstractAsyncContextManager[tuple[asyncio.subprocess.Process, str]]:
     """A gateway in a process that may open so many files; with its URL, once it is ready."""
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", 'ulimit -n "$0"; exec "$@"', str(descriptors)),
-        *(
-            FOREBAY,
-            "gateway",
-            "--upstream",
-            engine.url.replace("127.0.0.1", host),
-            "--port",
-            "0",
-            "--health-interval-s",
-            "0.1",
-            *flags,
-        ),
-        env={**os.environ, "API_KEYS": "sk-test", "ADMIN_KEYS": "sk-admin"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[-1]
-        async with asyncio.timeout(20):
-            while (await fetch(url, "GET", "/health/ready")).status != 200:
-                await asyncio.sleep(0.02)
-        yield process, url
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    upstream, often = engine.url.replace("127.0.0.1", host), ("--health-interval-s", "0.1")
+    return gateway_process(upstream, *often, *flags, files=descriptors, ADMIN_KEYS="sk-admin")
 
 
 @pytest.mark.parametrize("open_now", [0, 20, 200])

@@ -51,7 +51,7 @@ async def test_what_comes_beside_the_body_is_bounded(raw: bytes, start_gateway: 
     async with FakeEngine() as engine, gateway_of(engine, start_gateway) as running:
         engine.script(Behaviour(raw=raw))
         async with watched_loop() as lag:
-            answer = await asyncio.wait_for(chat(running.url), 5)
+            answer = await asyncio.wait_for(chat(running.url), 30)
         assert (answer.status, error_of(answer)["code"]) == (502, "upstream_invalid_response")
         assert lag.worst_s < 0.1
         assert (await chat(running.url)).status == 200
@@ -132,7 +132,7 @@ async def test_what_the_gateway_reads_itself_may_be_no_utf_8(
     events = b"data: " + said + b"\n\n" + EVENT
     async with FakeEngine() as engine, gateway_of(engine, start_gateway) as running:
         engine.script(Behaviour(body=events, content_type="text/event-stream") if stream else whole)
-        answer = await asyncio.wait_for(chat(running.url, stream=stream), 5)
+        answer = await asyncio.wait_for(chat(running.url, stream=stream), 30)
         assert "\ufffd" in answer.body.decode()
         assert answer.status == 200
 

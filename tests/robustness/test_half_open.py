@@ -88,7 +88,7 @@ async def test_a_tls_handshake_that_is_not_finished_has_a_deadline(
             writer.write(begun)
             async with asyncio.timeout(20):
                 await _until_closed(reader)
-            assert 0.3 < time.monotonic() - began < 3
+            assert 0.3 < time.monotonic() - began < 10
             writer.close()
 
 

@@ -5,7 +5,6 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,13 +19,6 @@ from tests.servers import ValkeyServer
 from tests.store.proxy import Proxy
 
 SALT = re.compile(rb"<([A-Za-z0-9_-]{43})>")
-
-
-@pytest.fixture
-def valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    yield server
-    server.close()
 
 
 class Misfortunes:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.calls import AUTH, CHAT, chat_body
+from tests.gateway.command import FOREBAY
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import connect
-from tests.gateway.replacing import FOREBAY, Place, place
+from tests.gateway.replacing import Place, place
 
 CLIENTS = 16
 
@@ -85,7 +86,7 @@ def test_what_cannot_be_taken_is_said(passed: str, told: str) -> None:
     with socket.socket() as sock:
         done = subprocess.run(
             ["/bin/sh", "-c", script, "sh", FOREBAY, "gateway", "--upstream", "http://x"],
-            stdin=sock, capture_output=True, text=True, timeout=20, check=False,
+            stdin=sock, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
 
@@ -96,7 +97,7 @@ def test_a_socket_that_anybody_reaches_wants_a_key_wherever_the_settings_say_tha
     with socket.create_server(("0.0.0.0", 0)) as sock:
         done = subprocess.run(
             ["/bin/sh", "-c", script, "sh", FOREBAY, "gateway", "--upstream", "http://x", "--host", "127.0.0.1"],
-            stdin=sock, capture_output=True, text=True, timeout=20, check=False, env=env, cwd=tmp_path,
+            stdin=sock, capture_output=True, text=True, timeout=60, check=False, env=env, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 2
     assert "listening on 0.0.0.0 without a key would let anybody in" in done.stderr

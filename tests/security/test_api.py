@@ -33,7 +33,7 @@ async def attack(url: str, key: str, home: Path, examples: int, seed: int) -> st
             "--workers",
             "1",
             "--request-timeout",
-            "5",
+            "30",
         ),
         *("--phases", "examples,coverage,fuzzing", "--no-color", "--generation-database", "none"),
         cwd=home,

@@ -34,13 +34,14 @@ from tests.store.databases import made, new_key
 
 SECRET = "canary-secret-0123456789abcdef-0123456789abcdef"
 GOOD = {"authorization": "Bearer sk-good"}
-NOW = time()
+NOW = time()  # when the tests were found, and they may take long
+DAY_S = 86_400
 UNBOUNDED = Attempts(10**9)
 
 
 def token(claims: dict[str, Any], header: dict[str, Any] | None = None, secret: str = SECRET) -> str:
     """A token as this says, those that a library would not make included."""
-    parts = [{"alg": "HS256", "typ": "JWT", **(header or {})}, {"sub": "canary", "exp": NOW + 3600, **claims}]
+    parts = [{"alg": "HS256", "typ": "JWT", **(header or {})}, {"sub": "canary", "exp": NOW + DAY_S, **claims}]
     text = b".".join(unpadded(json.dumps(part).encode()) for part in parts)
     return (text + b"." + unpadded(digest(secret.encode(), text, "sha256"))).decode()
 
@@ -75,7 +76,7 @@ WRONG = {
 }
 CLAIMS: dict[str, Any] = {
     "exp": [None, "1", NOW - 60, 1e300, -1, True, [NOW + 60]],
-    "nbf": [NOW + 3600, "canary"],
+    "nbf": [NOW + DAY_S, "canary"],
     "aud": ["canary", ["canary"]],
     "sub": ["", "a b", 7, "canary\n", "c" * 129],
     "tenant": ["", "../canary", 7, "c" * 65, ["a"]],

@@ -14,7 +14,7 @@ from tests.gateway.calls import CHAT
 from tests.gateway.fake_engine import FakeEngine
 from tests.store.batch_files import begun, ended, request_line, written
 from tests.store.databases import new_key
-from tests.store.test_usage_gateway import gateway_process
+from tests.store.test_usage_gateway import ledger_process
 
 LINES = 2000
 CONCURRENCY = 32
@@ -37,7 +37,7 @@ async def test_a_batch_whose_gateways_are_killed_has_each_line_once(
         engine = await stack.enter_async_context(FakeEngine(token_delay_s=0.03))
 
         async def gateway() -> tuple[AsyncOpenAI, Any]:
-            url, process = await stack.enter_async_context(gateway_process(engine, tmp_path, database_url, **SETTINGS))
+            process, url = await stack.enter_async_context(ledger_process(engine, tmp_path, database_url, **SETTINGS))
             client = AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
             return await stack.enter_async_context(client), process
 

@@ -21,7 +21,7 @@ from tests.gateway.fake_engine import Behaviour, FakeEngine
 from tests.gateway.raw_client import Response, connect
 from tests.store.databases import made, new_key
 from tests.store.test_gateway import ask
-from tests.store.test_ledger import until
+from tests.waiting import until
 
 SPENT = Behaviour(prompt_tokens=60, tokens=40)
 
@@ -162,7 +162,7 @@ async def test_without_the_database_budgets_count_from_then_on_and_it_is_said(
             (account,) = running.gateway.local_limits._accounts.values()
             cut_postgres(False)
             used(database, "", account.name.partition(":")[2], 300)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while running.figures()["forebay_limits_budgets_unknown"]:
                     await asyncio.sleep(0.02)
             assert account.day_tokens in (300, 500), "its own 200 are in the ledger by now, or come soon"

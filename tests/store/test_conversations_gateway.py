@@ -18,8 +18,8 @@ from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault, Record
 from tests.gateway.raw_client import Response, connect, fetch, text_of
 from tests.store.databases import made, new_key
-from tests.store.test_ledger import until
-from tests.store.test_usage_gateway import gateway_process
+from tests.store.test_usage_gateway import ledger_process
+from tests.waiting import until
 
 HERE = "/v1/conversations"
 OTHER = {"authorization": "Bearer sk-other"}
@@ -212,7 +212,7 @@ async def test_twenty_posts_at_once_to_two_gateways_leave_a_consistent_history(
         assert sorted(content for role, content in history if role == "user") == sorted(f"q{n}" for n in range(20))
         for turn, record in enumerate(engine.calls(CHAT)):
             assert asked(record) == history[: 2 * turn + 1], "each knows all that was said before"
-        assert not any(gateway.gateway.turns._held for gateway in gateways if gateway.gateway.turns)
+        await until(lambda: not any(gateway.gateway.turns._held for gateway in gateways if gateway.gateway.turns))
 
 
 async def test_posts_wait_in_their_order_and_no_more_than_may(
@@ -416,11 +416,11 @@ async def test_a_gateway_that_dies_midway_holds_nobody_up_for_long(
 ) -> None:
     _, key = new_key(Keys(database))
     auth = {"authorization": f"Bearer {key}"}
-    lease = {"FOREBAY_CONVERSATION_LEASE_S": "1"}
+    lease = {"FOREBAY_CONVERSATION_LEASE_S": "2"}
     async with (
         FakeEngine() as engine,
-        gateway_process(engine, tmp_path, database_url, **lease) as (one, first),
-        gateway_process(engine, tmp_path, database_url, **lease) as (two, _),
+        ledger_process(engine, tmp_path, database_url, **lease) as (first, one),
+        ledger_process(engine, tmp_path, database_url, **lease) as (_, two),
     ):
         conversation = (await fetch(one, "POST", HERE, {"model": "fake-model"}, **auth)).json()["id"]
         where = f"{HERE}/{conversation}/messages"
@@ -429,10 +429,10 @@ async def test_a_gateway_that_dies_midway_holds_nobody_up_for_long(
             await raw.request("POST", where, {"content": "lost", "stream": True}, auth)
             await engine.wait_for(lambda e: e.running == 1 and e.tokens_sent == 3)
             waiting = asyncio.create_task(fetch(two, "POST", where, {"content": "kept"}, **auth))
-            await asyncio.sleep(1.5)  # longer than the lease: it is renewed
+            await asyncio.sleep(2.5)  # longer than the lease: it is renewed
             assert not waiting.done()
             first.send_signal(signal.SIGKILL)
-            answer = await asyncio.wait_for(waiting, 10)
+            answer = await asyncio.wait_for(waiting, 30)
         assert (answer.status, answer.json()["position"]) == (200, 1)
         shown = (await fetch(two, "GET", f"{HERE}/{conversation}", **auth)).json()
         assert [message["role"] for message in shown["messages"]] == ["user", "assistant"]

@@ -36,7 +36,7 @@ async def turns(running: Running, secret: str, status: int) -> float:
     """Ask until the answer has a status; return how long that took, seconds."""
     begun = monotonic()
     while (await ask(running, secret)).status != status:
-        assert monotonic() - begun < 5, f"never answered {status}"
+        assert monotonic() - begun < 30, f"never answered {status}"
         await asyncio.sleep(0.02)
     return monotonic() - begun
 
@@ -126,8 +126,8 @@ async def test_an_unknown_key_is_remembered_as_such_only_until_something_changes
 async def test_an_expired_key_is_refused_from_memory_too(
     flags: dict[str, Any], database: Database, start_gateway: StartGateway
 ) -> None:
-    _, secret = new_key(Keys(database), expires_at=datetime.now(UTC) + timedelta(seconds=1))
     async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        _, secret = new_key(Keys(database), expires_at=datetime.now(UTC) + timedelta(seconds=2))
         assert (await ask(running, secret)).status == 200
         await turns(running, secret, 401)
         assert error_of(await ask(running, secret))["code"] == "invalid_api_key"

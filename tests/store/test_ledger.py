@@ -21,9 +21,13 @@ from forebay.store.spool import open_spool
 from forebay.store.usage import Question, Sum, sums
 from forebay.wire.usage import Usage
 from tests.store.databases import made, settings_for
+from tests.waiting import until
 
 ACME, OTHER = Principal("acme", "key-1"), Principal("other", "key-2")
-TODAY = datetime.now(UTC).date().isoformat()
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
 
 
 def ledger_in(database: Database, root: Path, most_bytes: int = 1 << 20) -> Ledger:
@@ -41,13 +45,6 @@ def requests(database: Database) -> int:
 
 def left_in(root: Path, pattern: str) -> int:
     return len(list(root.glob(pattern)))
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Return when it is; how things stand can only be asked for."""
-    async with asyncio.timeout(15):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -68,12 +65,11 @@ async def test_what_is_used_is_summed_by_day_tenant_key_and_model(database: Data
         use(ledger, 2, OTHER)
         ledger.tally.add(ACME, "m", None, 7, failed=False, replayed=False)
         ledger.tally.add(ACME, "", None, 0, failed=True, replayed=False)
-    today = date.fromisoformat(TODAY)
     found = sums(database, Question(by=("day", "tenant", "key", "model")), {})
     assert found == [
-        Sum({"day": today, "tenant": "acme", "key": "key-1", "model": ""}, Counts(1, 1)),
-        Sum({"day": today, "tenant": "acme", "key": "key-1", "model": "m"}, Counts(4, 0, 30, 6, 22, 7)),
-        Sum({"day": today, "tenant": "other", "key": "key-2", "model": "m"}, Counts(2, 0, 20, 4, 10)),
+        Sum({"day": today(), "tenant": "acme", "key": "key-1", "model": ""}, Counts(1, 1)),
+        Sum({"day": today(), "tenant": "acme", "key": "key-1", "model": "m"}, Counts(4, 0, 30, 6, 22, 7)),
+        Sum({"day": today(), "tenant": "other", "key": "key-2", "model": "m"}, Counts(2, 0, 20, 4, 10)),
     ]
     assert left_in(tmp_path, "[0-9a-f]*/") == 0
 
@@ -99,7 +95,7 @@ async def test_sums_are_asked_for_by_any_dimension_filtered_and_page_by_page(
         (Question(tenant="acme"), 6),
         (Question(key="key-2", model="a"), 1),
         (Question(since=date(2000, 1, 1), until=date(2000, 1, 2)), 0),
-        (Question(since=date.fromisoformat(TODAY), until=date.fromisoformat(TODAY)), 9),
+        (Question(since=today(), until=today()), 9),
     ):
         assert sum(line.counts.requests for line in sums(database, asked, {})) == count, asked
 
@@ -199,7 +195,7 @@ async def test_what_a_dead_writer_left_behind_is_brought_and_a_living_ones_is_no
     database: Database, tmp_path: Path
 ) -> None:
     dead, living = open_spool(tmp_path, 1000), open_spool(tmp_path, 1000)
-    entries = {(TODAY, "acme", "key-1", "m"): Counts(4)}
+    entries = {(today().isoformat(), "acme", "key-1", "m"): Counts(4)}
     dead.put(entries, time())
     living.put(entries, time())
     dead.close()
@@ -212,9 +208,9 @@ async def test_what_a_dead_writer_left_behind_is_brought_and_a_living_ones_is_no
 
 async def test_a_batch_too_old_or_unreadable_is_in_nobodys_way(database: Database, tmp_path: Path) -> None:
     dead = open_spool(tmp_path, 1000)
-    dead.put({(TODAY, "acme", "key-1", "m"): Counts(4)}, time() - 2 * 86_400)
-    dead.put({(TODAY, "acme", "key-1", "m"): Counts(2)}, time())
-    dead.put({(TODAY, "acme", "key-1", "m"): Counts(10**30)}, time())
+    dead.put({(today().isoformat(), "acme", "key-1", "m"): Counts(4)}, time() - 2 * 86_400)
+    dead.put({(today().isoformat(), "acme", "key-1", "m"): Counts(2)}, time())
+    dead.put({(today().isoformat(), "acme", "key-1", "m"): Counts(10**30)}, time())
     (tmp_path / dead.writer / "000000000009.json").write_bytes(b'{"at": 1.0, "ent')
     dead.close()
     async with running(ledger_in(database, tmp_path)) as ledger:

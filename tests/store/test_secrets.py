@@ -4,17 +4,16 @@ import asyncio
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.gateway.calls import CHAT, chat_body
+from tests.gateway.command import FOREBAY, gateway_process
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.raw_client import fetch
 from tests.store.databases import made
 
-FOREBAY = str(Path(sys.executable).with_name("forebay"))
 CANARY = re.compile("canary-[a-z]+")
 SECRETS = {
     "API_KEYS": "canary-caller,canary-other",
@@ -29,16 +28,13 @@ SECRETS = {
 def run(home: Path, words: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Run a command to its end; return its status and all it said."""
     environment = {**os.environ, "FOREBAY_HOME": str(home), **env}
-    done = subprocess.run([FOREBAY, *words], env=environment, capture_output=True, text=True, cwd=home, timeout=30)
+    done = subprocess.run([FOREBAY, *words], env=environment, capture_output=True, text=True, cwd=home, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
-async def what_it_shows(process: asyncio.subprocess.Process, engine: FakeEngine) -> str:
+async def what_it_shows(process: asyncio.subprocess.Process, url: str, engine: FakeEngine) -> str:
     """All that a gateway says of itself and to its callers, until it is ended."""
     assert process.stdout is not None
-    url = (await process.stdout.readline()).decode().split()[-1]
-    while (await fetch(url, "GET", "/health/ready")).status != 200:
-        await asyncio.sleep(0.02)
     shown = ""
     for key in ("canary-caller", "canary-wrong"):
         headers = {"authorization": f"Bearer {key}"}
@@ -61,17 +57,11 @@ async def test_a_gateway_with_every_secret_there_is_shows_none(tmp_path: Path) -
     home, log = tmp_path / "home", tmp_path / "log"
     url = f"sqlite:///{tmp_path}/keys.db"
     made(url).close()
-    env = {**os.environ, "FOREBAY_HOME": str(home), "FOREBAY_LOG_LEVEL": "debug", "DATABASE_URL": url, **SECRETS}
+    env = {"FOREBAY_HOME": str(home), "FOREBAY_LOG_LEVEL": "debug", "DATABASE_URL": url, **SECRETS}
     async with FakeEngine() as engine:
-        words = ("gateway", "--upstream", engine.url, "--port", "0", "--log-file", str(log))
-        process = await asyncio.create_subprocess_exec(FOREBAY, *words, env=env, stdout=asyncio.subprocess.PIPE)
-        try:
+        async with gateway_process(engine.url, "--log-file", str(log), **env) as (process, where):
             arguments = await asyncio.to_thread(Path(f"/proc/{process.pid}/cmdline").read_text)
-            shown = arguments + await what_it_shows(process, engine)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            shown = arguments + await what_it_shows(process, where, engine)
     kept = await asyncio.to_thread(lambda: b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()))
     assert "shared limits" in log.read_text()  # Redis is away, and that is told too
     assert CANARY.findall(shown + kept.decode("latin-1")) == []

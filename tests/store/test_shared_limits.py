@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -15,20 +16,20 @@ from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import Response, connect, fetch
 from tests.servers import ValkeyServer
 from tests.store.proxy import Proxy
+from tests.waiting import until
 
 COUNTS = "forebay:{limits}:key:" + fixed_keys(["sk-test"], [], {}, UNLIMITED)["sk-test"].key_id
+IMPATIENT: dict[str, Any] = {"redis_timeout_s": 0.2}  # where they are away, that is found out soon
 
 
 @asynccontextmanager
 async def gateways(
     start: StartGateway, engine: FakeEngine, url: str, count: int = 2, *, shared: bool = True, **flags: object
 ) -> AsyncIterator[list[Running]]:
-    """So many gateways that know of each other."""
+    """So many gateways that know of each other; patient, so that a pause of the machine is none of the counts."""
+    flags = {"redis_timeout_s": 5.0, **flags}
     async with AsyncExitStack() as stack:
-        running = [
-            await stack.enter_async_context(start(engine.url, redis_url=url, redis_timeout_s=0.2, **flags))
-            for _ in range(count)
-        ]
+        running = [await stack.enter_async_context(start(engine.url, redis_url=url, **flags)) for _ in range(count)]
         if shared:
             await until(lambda: all(gateways_of(one) == count and not is_degraded(one) for one in running))
         yield running
@@ -44,12 +45,6 @@ def is_degraded(running: Running) -> bool:
     shared = running.gateway.shared_limits
     assert shared is not None
     return shared.degraded
-
-
-async def until(true: object, limit_s: float = 15.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not true():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
 
 
 async def chats(running: list[Running], count: int, **fields: object) -> list[Response]:
@@ -74,8 +69,7 @@ async def test_two_gateways_let_exactly_the_limit_through(start_gateway: StartGa
         assert passed(answers) == 60
         left = sorted(int(answer.header("x-ratelimit-remaining-requests") or -1) for answer in answers)
         assert left == [0] * 141 + list(range(1, 60))
-        (refused,) = {answer.header("retry-after") for answer in answers if answer.status == 429}
-        assert refused in ("60", "59", "58")
+        assert all(30 <= int(answer.header("retry-after") or 0) <= 60 for answer in answers if answer.status == 429)
         kept = [one for gateway in running for one in gateway.gateway.recorder.recent or () if one.facts is not None]
         assert {(one.facts["used"], one.facts["of"]) for one in kept if one.facts} == {(60, 60)}
 
@@ -115,6 +109,7 @@ async def test_what_ran_at_a_gateway_that_is_gone_is_forgotten(
         gateways(start_gateway, engine, valkey.url, 1, key_limits={"concurrency": 1}) as running,
     ):
         await chat(running[0].url)
+        await until(lambda: valkey.client.hvals(COUNTS + ":runs") == [b"0"])
         valkey.client.hset(COUNTS + ":runs", "gone", 5)
         assert (await chat(running[0].url)).status == 200
 
@@ -122,8 +117,8 @@ async def test_what_ran_at_a_gateway_that_is_gone_is_forgotten(
 async def test_a_client_that_leaves_before_the_decision_leaves_nothing_behind(
     start_gateway: StartGateway, valkey: ValkeyServer
 ) -> None:
-    limits = {"tokens_per_minute": 1000, "concurrency": 1}
-    async with FakeEngine() as engine, gateways(start_gateway, engine, valkey.url, 1, key_limits=limits) as running:
+    quick = {"key_limits": {"tokens_per_minute": 1000, "concurrency": 1}, **IMPATIENT}
+    async with FakeEngine() as engine, gateways(start_gateway, engine, valkey.url, 1, **quick) as running:
         await chat(running[0].url, max_tokens=1)
         await until(lambda: valkey.client.hvals(COUNTS + ":runs") == [b"0"])
         before = valkey.client.hget(COUNTS, "t")
@@ -141,14 +136,6 @@ async def test_a_client_that_leaves_before_the_decision_leaves_nothing_behind(
 
 
 # The counts are away
-
-
-@pytest.fixture
-def own_valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    yield server
-    server.go_on()
-    server.close()
 
 
 async def test_it_starts_without_the_counts_and_takes_them_up_when_they_come(
@@ -173,7 +160,8 @@ async def test_away_each_gateway_enforces_its_share_at_once_and_says_so_once(
     start_gateway: StartGateway, own_valkey: ValkeyServer, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = {"requests_per_minute": 40}
-    async with FakeEngine() as engine, gateways(start_gateway, engine, own_valkey.url, key_limits=limits) as running:
+    quick = {"key_limits": limits, **IMPATIENT}
+    async with FakeEngine() as engine, gateways(start_gateway, engine, own_valkey.url, **quick) as running:
         assert passed(await chats(running, 10)) == 10
         getattr(own_valkey, how)()
         slowest = 0.0
@@ -201,7 +189,7 @@ async def test_slow_counts_cost_one_time_out_and_not_one_a_request(
 ) -> None:
     async with Proxy(valkey.port) as proxy, FakeEngine() as engine:
         limits = {"requests_per_minute": 1000}
-        async with gateways(start_gateway, engine, proxy.url, 1, key_limits=limits) as running:
+        async with gateways(start_gateway, engine, proxy.url, 1, key_limits=limits, **IMPATIENT) as running:
             proxy.delay_s = 2.0
             began = time.perf_counter()
             for _ in range(100):
@@ -214,8 +202,8 @@ async def test_slow_counts_cost_one_time_out_and_not_one_a_request(
 async def test_a_word_that_comes_late_ends_the_degradation_and_is_counted_once(
     start_gateway: StartGateway, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits = {"requests_per_minute": 1000, "tokens_per_minute": 10_000}
-    async with FakeEngine() as engine, gateways(start_gateway, engine, valkey.url, 1, key_limits=limits) as running:
+    quick = {"key_limits": {"requests_per_minute": 1000, "tokens_per_minute": 10_000}, **IMPATIENT}
+    async with FakeEngine() as engine, gateways(start_gateway, engine, valkey.url, 1, **quick) as running:
         engine.default = Behaviour(prompt_tokens=3, tokens=2)
         valkey.stop()
         answers = asyncio.create_task(chats(running, 20))
@@ -240,7 +228,7 @@ async def test_counts_that_answer_with_an_error_are_away(start_gateway: StartGat
         assert is_degraded(running[0])
         own_valkey.client.config_set("maxmemory", 0)
         await until(lambda: not is_degraded(running[0]))
-        assert own_valkey.client.hget(COUNTS, "r") == b"10"
+        await until(lambda: own_valkey.client.hget(COUNTS, "r") == b"10")
         assert running[0].figures()["forebay_limits_mended_total"] == 0
 
 
@@ -336,7 +324,7 @@ async def test_flapping_counts_fail_no_request_and_lose_no_correction(
     async with Proxy(valkey.port) as proxy, FakeEngine() as engine:
         engine.default = Behaviour(prompt_tokens=3, tokens=2)
         limits = {"tokens_per_minute": 100_000, "tokens_per_day": 100_000}
-        async with gateways(start_gateway, engine, proxy.url, 1, key_limits=limits) as running:
+        async with gateways(start_gateway, engine, proxy.url, 1, key_limits=limits, **IMPATIENT) as running:
             answers: list[Response] = []
             for turn in range(6):
                 proxy.drop() if turn % 2 == 0 else proxy.accept()

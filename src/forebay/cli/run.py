@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import typer
 import uvloop
@@ -21,6 +22,7 @@ from forebay.replicas.discovery.source import Source
 from forebay.store.ledger import NoSpool
 from forebay.store.tokens import KeySetError
 from forebay.systemd import passed_socket
+from forebay.telemetry.logging import LogWriter
 
 
 def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -> None:
@@ -43,8 +45,13 @@ def run_gateway(settings: Settings, loader: Loader, sources: Sequence[Source]) -
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
         await GatewayServer(gateway, metrics_at, shared=passed is not None).serve([sock])
 
+    until_ended(run(), writer)
+
+
+def until_ended(serving: Coroutine[Any, Any, None], writer: LogWriter) -> None:
+    """Serve to the end, that of the log included; what can be found wrong only then is said like any other mistake."""
     try:
-        uvloop.run(run())
+        uvloop.run(serving)
     except KeySetError as wrong:
         fail(f"jwks: {wrong}")
     except NoSpool as wrong:

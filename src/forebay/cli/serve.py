@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvloop
 from pydantic import SecretStr
 
 from forebay.cli.choose import (
@@ -23,7 +22,7 @@ from forebay.cli.choose import (
 )
 from forebay.cli.options import fail
 from forebay.cli.prepare import keys_database, metrics_socket, prepare
-from forebay.cli.run import announce_address, base_url
+from forebay.cli.run import announce_address, base_url, until_ended
 from forebay.cli.settings_options import with_settings_options
 from forebay.config.settings import Settings
 from forebay.config.sources import Loader, SettingsError
@@ -32,8 +31,6 @@ from forebay.fleet import Slot
 from forebay.models.default import ModelUnavailable
 from forebay.rollout import CannotPlan
 from forebay.serving import serve_engines
-from forebay.store.ledger import NoSpool
-from forebay.store.tokens import KeySetError
 from forebay.systemd import passed_socket
 
 MADE_KEY_PREFIX = "sk-run-"
@@ -127,28 +124,22 @@ def _run(
     what = "the engine" if len(slots) == 1 else f"{len(slots)} engines"
     typer.echo(f"forebay: starting {what} for {', '.join(names)}; this can take minutes")
     say_ready = once(lambda: _say_ready(base_url(settings, sock), names, settings, shown_key))
-    try:
-        uvloop.run(
-            serve_engines(
-                settings,
-                slots,
-                read_slots,
-                directory,
-                writer,
-                sock,
-                say_ready,
-                loader,
-                database,
-                metrics_at,
-                shared=passed is not None,
-            )
-        )
-    except KeySetError as wrong:
-        fail(f"jwks: {wrong}")
-    except NoSpool as wrong:
-        fail(str(wrong))
-    finally:
-        writer.stop()
+    until_ended(
+        serve_engines(
+            settings,
+            slots,
+            read_slots,
+            directory,
+            writer,
+            sock,
+            say_ready,
+            loader,
+            database,
+            metrics_at,
+            shared=passed is not None,
+        ),
+        writer,
+    )
 
 
 def once(action: Callable[[], None]) -> Callable[[], None]:

@@ -160,7 +160,7 @@ def test_a_second_process_waits_for_the_first_and_takes_its_model(engine: Path, 
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = threading.Thread(target=wait)
         second.start()
-        assert waiting.wait(10)
+        assert waiting.wait(30)
         (cache / default.NAME).mkdir()
         (cache / default.NAME / default.ORIGIN_FILE).write_text(json.dumps(default.ORIGIN))
     second.join(10)
