@@ -303,13 +303,13 @@ async def test_a_conversation_stays_with_the_engine_that_knows_it(
 ) -> None:
     async with FakeEngine() as one, FakeEngine() as two:
         async with start_gateway(one.url, two.url, **flags, routing="prefix") as running:
-            for _ in range(6):
+            for _ in range(40):  # once in 10^12 all go to one engine
                 conversation = await begun(running.url, system="The same for all.")
                 before = len(one.calls(CHAT)), len(two.calls(CHAT))
-                for number in range(4):
+                for number in range(2):
                     await post(running.url, conversation, f"q{number}")
                 grown = sorted((len(one.calls(CHAT)) - before[0], len(two.calls(CHAT)) - before[1]))
-                assert grown == [0, 4]
+                assert grown == [0, 2]
             assert one.calls(CHAT)
             assert two.calls(CHAT), "conversations are told apart"
 
