@@ -10,6 +10,7 @@ from tests.gateway.calls import AUTH, CHAT, chat, error_of
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import fetch
+from tests.waiting import all_ready
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 TOO_LONG: list[tuple[str, dict[str, Any], str]] = [
@@ -101,6 +102,7 @@ async def test_a_wrong_request_of_which_the_stream_tells_is_the_callers_fault_an
     told = Behaviour(tokens=0, insert={0: b"data: %s\n\n" % json.dumps({"error": error}).encode()})
     async with FakeEngine() as one, FakeEngine() as two:
         async with start_gateway(one.url, two.url, breaker_failures=2) as running:
+            await all_ready(running)
             one.default = two.default = lambda record: told
             for _ in range(8):
                 answer = await chat(running.url, stream=True, logit_bias={"99999999": 1})

@@ -19,7 +19,7 @@ from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault, Record
 from tests.gateway.raw_client import Response, connect, fetch, text_of
 from tests.store.databases import made, new_key
 from tests.store.test_usage_gateway import ledger_process
-from tests.waiting import until
+from tests.waiting import all_ready, until
 
 HERE = "/v1/conversations"
 OTHER = {"authorization": "Bearer sk-other"}
@@ -303,6 +303,7 @@ async def test_a_conversation_stays_with_the_engine_that_knows_it(
 ) -> None:
     async with FakeEngine() as one, FakeEngine() as two:
         async with start_gateway(one.url, two.url, **flags, routing="prefix") as running:
+            await all_ready(running)
             for _ in range(40):  # once in 10^12 all go to one engine
                 conversation = await begun(running.url, system="The same for all.")
                 before = len(one.calls(CHAT)), len(two.calls(CHAT))
