@@ -41,7 +41,8 @@ def child(name: str, arguments: list[str]) -> None:
     """Fuzz one target; libFuzzer ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["forebay.wire", "forebay.gateway.server", "forebay.policy.auth"]):
+    ours = ["forebay.wire", "forebay.gateway.server", "forebay.gateway.in_order", "forebay.policy.auth"]
+    with atheris.instrument_imports(include=ours):
         from bench.fuzz_targets import TARGETS
     target, _ = TARGETS[name]
     atheris.Setup([sys.argv[0], *arguments], bounded(target))

@@ -35,8 +35,8 @@ _IDLE, _, _, _DEAF = Phase
 
 
 class Answering(HttpToolsProtocol):
-    """The sending half; `ClientConnection` is this and the receiving half. `current` is the request being answered,
-    `_waiting` are those behind it."""
+    """The sending half; the rest of a connection is made upon it. `current` is the request being answered, `_waiting`
+    are those behind it (`in_order.py`)."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from forebay.background import Background
 from forebay.config.settings import Settings
@@ -31,6 +31,7 @@ from forebay.gateway.parts import (
 from forebay.gateway.pipeline import Pipeline
 from forebay.gateway.reloading import Reloading
 from forebay.gateway.resolving import Resolving
+from forebay.gateway.spare import SpareConnections
 from forebay.gateway.stalls import OnStall, StallWatch
 from forebay.gateway.status import readiness_of, status_of
 from forebay.gateway.timekeeping import day_and_month, keep_time
@@ -62,9 +63,6 @@ from forebay.telemetry.redaction import secrets_of
 from forebay.telemetry.tracing import open_tracing
 from forebay.wire.forwarded import Proxies
 from forebay.wire.headers import RequestIds, accepted_request_id
-
-if TYPE_CHECKING:
-    from forebay.gateway.server import ClientConnection
 
 log = logging.getLogger("forebay.gateway")
 
@@ -141,7 +139,7 @@ class Gateway:
         self.watchers: set[Any] = set()  # connections to the metrics port
         self.listening: list[socket.socket] = []  # for callers
         self.most_callers = most_callers()
-        self.spare: dict[ClientConnection, None] = {}  # connections beyond what callers may have; oldest first
+        self.spare = SpareConnections()
         self.proxies = Proxies(settings.trusted_proxies)
         self.outbox = Outbox()  # of all client connections
         self.on_stall: OnStall = lambda replica, why: None  # who owns the engine may set it before `start`

@@ -1,8 +1,8 @@
-"""Bytes in → requests. One client connection: framing, limits, deadlines, turns. (Answers: `answering.py`.)
+"""Bytes in → requests. The receiving half of a client connection: framing, sizes, deadlines, what is refused unread.
 
 uvicorn runs the server (sockets, TLS, shutdown); this is its protocol class. A request for a relayed endpoint becomes
 an `Exchange` and goes straight to the pipeline, with no ASGI cycle; every other request becomes uvicorn's own
-ASGI cycle for the FastAPI application. Requests are answered in the order they came, whatever they are.
+ASGI cycle for the FastAPI application. Whose turn it is to be answered: `in_order.py`. How: `answering.py`.
 
 A connection is, on its receiving side, in one of these phases, each with its deadline (`check`):
 
@@ -25,21 +25,14 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from forebay.descriptors import SPARE
-from forebay.gateway.answering import Answering, Phase
+from forebay.gateway.answering import Phase
 from forebay.gateway.asgi import make_cycle
 from forebay.gateway.errors import no_room
 from forebay.gateway.exchange import Exchange, Head
+from forebay.gateway.in_order import AnsweringInOrder
 from forebay.gateway.routes import find_route, is_for_operators, takes_file
-from forebay.refusals import (
-    BodyTooLarge,
-    HeadersTooLarge,
-    InvalidHeader,
-    Overloaded,
-    Refusal,
-    RequestTimeout,
-    URLTooLong,
-)
+from forebay.gateway.spare import SPARE_IDLE_S, too_many
+from forebay.refusals import BodyTooLarge, HeadersTooLarge, InvalidHeader, Refusal, RequestTimeout, URLTooLong
 from forebay.room import SMALL_BYTES, Held, joined
 from forebay.wire.head import check_fields, check_host, check_line
 from forebay.wire.known_head import KnownHead
@@ -51,9 +44,7 @@ if TYPE_CHECKING:
 MIN_BODY_BYTES_PER_S = 1024
 LINGER_S = 2.0
 DRAINING_IDLE_S = 1.0
-SPARE_IDLE_S = 2.0
 DRAINED_BODY_BYTES = 64 * 1024  # a refused request's body up to this size is read, so that the connection lives on
-
 
 _IDLE, _HEAD, _BODY, _DEAF = Phase  # names without a dot: these are compared a dozen times a request
 
@@ -62,8 +53,9 @@ class _AnsweredAndClosing(Exception):
     """Raised out of the parser: nothing more of this connection's input counts."""
 
 
-class ClientConnection(Answering):
-    """See the module's text. `current` is the request being answered; `_waiting` are those behind it."""
+class ClientConnection(AnsweringInOrder):
+    """A whole connection. `_arriving` is the request whose head is known and whose body is not all there yet; one for
+    the application may have its turn by then."""
 
     find_route = staticmethod(find_route)
 
@@ -77,20 +69,15 @@ class ClientConnection(Answering):
     ) -> None:
         super().__init__(gateway, config, server_state, app_state, _loop)
         self.parser = httptools.HttpRequestParser(self)  # uvicorn's is lenient about data after the last request
-        self._advancing = False
         self._arriving: Exchange | RequestResponseCycle | None = None
         self._now = self._since
         self._fed = 0
-        self._served = 0
-        self._unread_since = 0.0
-        self._unread_bytes = 0
         self._checked_host: bytes | None = None
         self._unseen_bytes = 0
         self._told = False
         self.change(gateway.settings)
         self._body_started, self._body_bytes, self._most_body_bytes = 0.0, 0, 0
         self._body: Held = b""
-        self._unread_counted = 0
         self._more_may_come = True
         self._known: KnownHead[Head] | None = None
         self._forwarded = False  # it is a proxy that is trusted
@@ -109,13 +96,19 @@ class ClientConnection(Answering):
         self._small_bytes = min(settings.max_body_bytes, SMALL_BYTES)
         self._show_replica = settings.show_replica != "never"
 
+    def _room(self) -> int:
+        """How many connections like this one there are file descriptors for."""
+        return self.gateway.most_callers
+
     # Connection events
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         self._forwarded = self.gateway.proxies.trusts(self.address)
-        if len(self.connections) > self._most_connections:
-            self._crowded(len(self.connections) - self._most_connections)
+        if (over := len(self.connections) - self._most_connections) > 0:
+            self._spare = self.gateway.spare.take(self, over)
+            if not self._spare:
+                self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _DEAF or self.parser is None:
@@ -140,43 +133,8 @@ class ClientConnection(Answering):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._phase = _DEAF
-        self.gateway.spare.pop(self, None)
-        self._count_unread(0)
+        self.gateway.spare.forget(self)
         self._let_go(self._arriving)
-        turns = [self.current, *self._waiting]
-        self.current = None
-        self._waiting.clear()
-        for turn in turns:
-            if isinstance(turn, RequestResponseCycle):
-                turn.disconnected = True
-                turn.message_event.set()
-            elif turn is not None:
-                self.policies.client_gone(turn, monotonic())
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread_since = monotonic()
-        self._unread_bytes = self.transport.get_write_buffer_size()
-        self._count_unread(self._unread_bytes)
-        if isinstance(self.current, Exchange) and self.current.relay is not None:
-            self.current.relay.pause()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._unread_since = 0.0
-        self._count_unread(0)
-        if isinstance(self.current, Exchange) and self.current.relay is not None:
-            self.current.relay.resume()
-        self._advance()
-
-    def shutdown(self) -> None:
-        """The server is going down: close once what was received has been answered."""
-        if self.current is None and not self._waiting and self._phase is _IDLE:
-            self._outbox.flush()
-            self.transport.close()
-        elif isinstance(self.current, RequestResponseCycle):
-            self.current.keep_alive = False
 
     def check(self, now: float) -> None:
         """Enforce the deadlines of the phase; called about twice a second."""
@@ -230,7 +188,7 @@ class ClientConnection(Answering):
         headers = dict(fields)
         route = self.find_route(method, self.url)
         if self._spare and (route is not None or not is_for_operators(self.url)):
-            raise _too_many()
+            raise too_many()
         if route is None:
             check_line(method, self.url, version)
         elif version != "1.1":
@@ -335,90 +293,13 @@ class ClientConnection(Answering):
         told = headers.get(b"x-forwarded-for") if self._forwarded else None
         return self.address if told is None else self.gateway.proxies.client_of(self.address, told)
 
-    # Answering, in order
-    def _received(self, turn: Exchange | RequestResponseCycle) -> None:
-        """A request may be answered: now, or after those before it."""
-        if self.current is None and not self._waiting and not self.flow.write_paused:
-            self._start(turn)
-        else:
-            self._waiting.append(turn)
-            self.flow.pause_reading()
-
+    # Trouble
     def _refuse_unread(self, exchange: Exchange) -> None:
         """Refuse without reading the body; nothing after it can be told from it, so the input ends here."""
         self._phase = _DEAF
         self._arriving = None
         self._received(exchange)
         raise _AnsweredAndClosing
-
-    def _start(self, turn: Exchange | RequestResponseCycle) -> None:
-        self.current = turn
-        if isinstance(turn, Exchange):
-            self.policies.begin(turn, monotonic())
-        else:
-            self._outbox.flush()  # uvicorn's cycle writes at once
-            turn.keep_alive = turn.keep_alive and not self.policies.draining
-            self._start_asgi_task(turn, self.app)
-
-    def exchange_over(self, exchange: Exchange) -> None:
-        """The pipeline is done with the exchange: the next request's turn."""
-        if self.current is exchange:
-            self._turn_over()
-
-    def on_response_complete(self) -> None:
-        if not self._waiting:
-            self.flow.resume_reading()  # the rest of a body that the application did not want
-        self._turn_over()
-
-    def _turn_over(self) -> None:
-        self.current = None
-        self._served += 1
-        self.server_state.total_requests += 1
-        if self._phase is _IDLE:
-            self._since = monotonic()
-        if self._waiting:
-            self._advance()
-        elif self._last_words is not None:
-            refusal, self._last_words = self._last_words, None
-            self._answer_raw(refusal)
-        elif self._phase is _DEAF and not self._closing_gently:
-            self._close_gently()
-
-    def _advance(self) -> None:
-        """Start waiting requests in a loop, not a recursion: a client may pipeline thousands. Not while it does not
-        read its answers, which would pile up."""
-        if self._advancing:
-            return
-        self._advancing = True
-        while self._waiting and self.current is None and not self.flow.write_paused:
-            self._start(self._waiting.popleft())
-        self._advancing = False
-        if not self._waiting:
-            self.flow.resume_reading()
-
-    def _count_unread(self, count: int) -> None:
-        """So much is written and not taken by the client."""
-        self.gateway.room.add(count - self._unread_counted)
-        self._unread_counted = count
-
-    # Trouble
-    def _crowded(self, over: int) -> None:
-        """Callers have all the connections that they may. A few more are taken, in the place of the oldest of those few
-        that is not being answered: whoever watches or administers asks at once, whoever else does is told no."""
-        spare = self.gateway.spare
-        if over > SPARE:
-            oldest = next((one for one in spare if one.current is None), None)
-            if oldest is None:
-                self.transport.abort()
-                return
-            del spare[oldest]
-            oldest.transport.abort()
-        self._spare = True
-        spare[self] = None
-
-    def _room(self) -> int:
-        """How many connections like this one there are file descriptors for."""
-        return self.gateway.most_callers
 
     def _input_failed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
@@ -441,12 +322,7 @@ class ClientConnection(Answering):
                 if arriving.response_complete:
                     self._close_gently()
                 return
-            arriving.disconnected = True
-            arriving.message_event.set()
-            if self.current is arriving:
-                self.current = None
-            else:
-                self._waiting.remove(arriving)
+            self._withdraw(arriving)
         self._answer_raw(refusal)
 
     def _bound_unseen(self) -> None:
@@ -465,15 +341,3 @@ class ClientConnection(Answering):
             self.transport.close()
             return
         self._refuse_input(RequestTimeout("The request took too long to arrive."))
-
-    def _check_unread(self, now: float) -> None:
-        """The client has left its answer unread for long: cut it off, unless it reads, however slowly."""
-        unread = self.transport.get_write_buffer_size()
-        if unread < self._unread_bytes:
-            self._unread_since, self._unread_bytes = now, unread
-        else:
-            self.transport.abort()
-
-
-def _too_many() -> Overloaded:
-    return Overloaded("There are as many connections as may be. Try again shortly.", retry_after_s=2)
