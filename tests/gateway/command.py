@@ -50,17 +50,18 @@ async def forebay(home: Path, *words: str, stdin: bytes = b"", **env: str) -> Do
     return Done(process.returncode or 0, out.decode(), err.decode())
 
 
+def here(home: Path, *words: str, stdin: bytes = b"", **env: str) -> Done:
+    """Run a command in `home`, as `forebay` does, in this process: to start one takes a second."""
+    given: dict[str, str | None] = {**dict.fromkeys(os.environ), **environment(home, **env)}
+    with contextlib.chdir(home):
+        done = CliRunner().invoke(app, words, stdin, given, prog_name="forebay")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
 async def within(home: Path, *words: str, stdin: bytes = b"", **env: str) -> Done:
-    """Run a command in `home`, as `forebay` does, in a thread of this process: to start one takes a second."""
-
-    def run() -> Done:
-        given: dict[str, str | None] = {**dict.fromkeys(os.environ), **environment(home, **env)}
-        with contextlib.chdir(home):
-            done = CliRunner().invoke(app, words, stdin, given, prog_name="forebay")
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
-
-    return await asyncio.to_thread(run)
+    """The same in a thread, beside what the test's event loop serves."""
+    return await asyncio.to_thread(lambda: here(home, *words, stdin=stdin, **env))
 
 
 @asynccontextmanager

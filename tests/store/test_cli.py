@@ -1,9 +1,7 @@
-"""`forebay keys` and `forebay db`, as processes: what they print, and what they refuse."""
+"""`forebay keys` and `forebay db`: what they print, and what they refuse."""
 
+import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,10 @@ import jwt
 import pytest
 
 from forebay.store.tables import SCHEMA
+from tests.gateway import command
 from tests.store.databases import made
 
+GATEWAY = ("gateway", "--upstream", "http://127.0.0.1:9", "--port", "0")
 SECRET = "0123456789abcdef0123456789abcdef"
 
 
@@ -23,17 +23,9 @@ def home(tmp_path: Path) -> Path:
 
 def forebay(home: Path, *words: str, status: int = 0, stdin: str = "", merged: bool = False, **env: str) -> str:
     """Run the command; return what it printed: standard output, or where it fails standard error, or both `merged`."""
-    environment = {**os.environ, "FOREBAY_HOME": str(home), "COLUMNS": "200", **env}
-    done = subprocess.run(
-        [sys.executable, "-c", "from forebay.cli.main import main; main()", *words],
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=home,
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout + done.stderr if merged else done.stderr if status else done.stdout
+    done = command.here(home, *words, stdin=stdin.encode(), FOREBAY_HOME=str(home), **env)
+    assert done.status == status, done.err
+    return done.out + done.err if merged else done.err if status else done.out
 
 
 def as_json(home: Path, *words: str) -> Any:
@@ -128,8 +120,7 @@ def test_tokens_are_short_lived_and_signed(home: Path) -> None:
 
 
 def test_a_gateway_refuses_to_start_on_tables_that_are_not_there(home: Path, postgres: str) -> None:
-    gateway = ("gateway", "--upstream", "http://127.0.0.1:9", "--port", "0")
-    told = forebay(home, *gateway, status=1, DATABASE_URL=postgres)
+    told = asyncio.run(command.forebay(home, *GATEWAY, DATABASE_URL=postgres)).err
     assert "run `forebay db upgrade`" in told
     assert told.count("\n") == 1
     assert f"is at {SCHEMA}" in forebay(home, "db", "upgrade", DATABASE_URL=postgres)
@@ -142,5 +133,5 @@ def as_json_of(home: Path, url: str) -> Any:
 
 
 def test_a_gateway_refuses_to_start_on_a_key_set_that_is_none(home: Path) -> None:
-    gateway = ("gateway", "--upstream", "http://127.0.0.1:9", "--port", "0", "--jwks", "none.json")
-    assert forebay(home, *gateway, status=1).startswith("forebay: jwks: none.json: ")
+    done = asyncio.run(command.forebay(home, *GATEWAY, "--jwks", "none.json"))
+    assert (done.status, done.err.partition("none.json: ")[0]) == (1, "forebay: jwks: ")

@@ -1,4 +1,4 @@
-"""`forebay usage` and `forebay audit`, as processes: their three formats, and what they refuse."""
+"""`forebay usage` and `forebay audit`: their three formats, and what they refuse."""
 
 import csv
 import io

@@ -23,7 +23,7 @@ from tests.store.databases import made, new_key
 from tests.waiting import until
 
 ADMIN = {"authorization": "Bearer sk-admin"}
-KILLS = 5  # on each of the two databases
+KILLS = 3  # on each of the two databases
 FLUSH_S = 0.3
 WRITE_S = 1.5  # what a flush may take where the machine is busy
 

@@ -1,5 +1,7 @@
 """`forebay db`: the database's tables."""
 
+from contextlib import closing
+
 import typer
 
 from forebay.cli.options import EXIT_USAGE, Config, fail
@@ -18,12 +20,12 @@ def upgrade(config: Config = None) -> None:
     """
     from forebay.store import upgrade as upgrading  # Alembic takes a fifth of a second to import
 
-    database = named_database(config)
-    try:
-        upgrading.upgrade(database)
-    except DatabaseError as wrong:
-        fail(f"database: {wrong}")
-    typer.echo(f"forebay: {database.where} is at {SCHEMA}")
+    with closing(named_database(config)) as database:
+        try:
+            upgrading.upgrade(database)
+        except DatabaseError as wrong:
+            fail(f"database: {wrong}")
+        typer.echo(f"forebay: {database.where} is at {SCHEMA}")
 
 
 def named_database(config: Config) -> Database:
