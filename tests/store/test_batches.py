@@ -30,7 +30,7 @@ from tests.store.databases import new_key
 
 @pytest.fixture
 def flags(database_url: str, database: Database, tmp_path: Path) -> dict[str, Any]:
-    return {"database_url": SecretStr(database_url), "files_dir": tmp_path / "files", "batch_lease_s": 1.0}
+    return {"database_url": SecretStr(database_url), "files_dir": tmp_path / "files", "batch_lease_s": 3.0}
 
 
 @asynccontextmanager

@@ -11,14 +11,14 @@ from openai import AsyncOpenAI
 from forebay.store.database import Database
 from forebay.store.keys import Keys
 from tests.gateway.calls import CHAT
-from tests.gateway.fake_engine import FakeEngine
+from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.store.batch_files import begun, ended, request_line, written
 from tests.store.databases import new_key
 from tests.store.test_usage_gateway import ledger_process
 
 LINES = 2000
 CONCURRENCY = 32
-SETTINGS = {"FOREBAY_BATCH_CONCURRENCY": str(CONCURRENCY), "FOREBAY_BATCH_LEASE_S": "1", "FOREBAY_ACCESS_LOG": "false"}
+SETTINGS = {"FOREBAY_BATCH_CONCURRENCY": str(CONCURRENCY), "FOREBAY_BATCH_LEASE_S": "2", "FOREBAY_ACCESS_LOG": "false"}
 
 
 async def asked(engine: FakeEngine, count: int) -> None:
@@ -35,6 +35,8 @@ async def test_a_batch_whose_gateways_are_killed_has_each_line_once(
     _, key = new_key(Keys(database))
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(FakeEngine(token_delay_s=0.03))
+        (gate := asyncio.Event()).set()
+        engine.on(CHAT, Behaviour(faults=[Fault("head", gate)]))
 
         async def gateway() -> tuple[AsyncOpenAI, Any]:
             process, url = await stack.enter_async_context(ledger_process(engine, tmp_path, database_url, **SETTINGS))
@@ -44,7 +46,9 @@ async def test_a_batch_whose_gateways_are_killed_has_each_line_once(
         client, first = await gateway()
         batch = await begun(client, *(request_line(number) for number in range(LINES)))
         await asked(engine, 300)
+        gate.clear()  # a process may take longer to start than the batch does
         client, second = await gateway()
+        gate.set()
         for process in (first, second):
             await asked(engine, len(engine.calls(CHAT)) + 300)
             process.send_signal(signal.SIGKILL)
