@@ -9,6 +9,8 @@ Whoever writes to a transport through an outbox must write everything so, and fl
 
 import asyncio
 
+from forebay.room import Held
+
 MOST_WRITES = 32  # beyond these it does not wait for the turn's end, so that nothing is late, and
 MOST_BYTES = 1 << 20  # back-pressure is felt in time
 
@@ -19,13 +21,13 @@ class Outbox:
     __slots__ = ("_bytes", "_writes")
 
     def __init__(self) -> None:
-        self._writes: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self._writes: list[tuple[asyncio.WriteTransport, Held]] = []
         self._bytes = 0
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._writes)} writes, {self._bytes} bytes>"
 
-    def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+    def put(self, transport: asyncio.WriteTransport, data: Held) -> None:
         """Write soon; not at all if the transport is closed before."""
         if not self._writes:
             asyncio.get_running_loop().call_soon(self.flush)

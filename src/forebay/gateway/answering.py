@@ -17,10 +17,12 @@ from forebay.gateway.errors import error_body, error_headers, id_lines
 from forebay.gateway.exchange import Exchange
 from forebay.gateway.routes import dialect_of
 from forebay.refusals import Refusal
+from forebay.room import Held
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
 
+COPIED_BYTES = 256 * 1024
 _STREAM_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
 
 
@@ -67,17 +69,21 @@ class Answering(HttpToolsProtocol):
         exchange: Exchange,
         status: int,
         content_type: bytes,
-        body: bytes,
+        body: Held,
         extra: bytes = b"",
         *,
         close: bool = False,
     ) -> None:
-        """Send a whole answer. `extra` are more header lines; `close` ends the connection after it."""
+        """Send a whole answer. `extra` are more header lines; `close` ends the connection after it.
+
+        A large body goes out as it is, behind the head: to copy one of 40 MB would hold everybody up.
+        """
         exchange.answer_status = status
         exchange.bytes_out = len(body)
         if self.transport.is_closing():
             return
         closing = close or not self._stays_open()
+        apart = len(body) > COPIED_BYTES
         self._outbox.put(
             self.transport,
             b"%s%scontent-type: %s\r\n%s%s%scontent-length: %d\r\n\r\n%s"
@@ -89,9 +95,11 @@ class Answering(HttpToolsProtocol):
                 self._common_lines(exchange),
                 b"connection: close\r\n" + extra if closing else extra,
                 len(body),
-                body,
+                b"" if apart else body,
             ),
         )
+        if apart:
+            self._outbox.put(self.transport, body)
         if closing:
             self._close_gently()
 

@@ -19,6 +19,7 @@ from forebay.gateway.exchange import Exchange
 from forebay.policy.cache import Entries, Entry, cache_key
 from forebay.policy.flights import Flights, Seat, Told, Turn
 from forebay.policy.verdict import Lease, Outcome
+from forebay.room import Held
 from forebay.store.cache_redis import SharedEntries
 from forebay.wire.body import LARGE_BYTES
 from forebay.wire.canonical import canonical
@@ -142,11 +143,11 @@ class Recording:
     def __init__(self, caching: Caching, seat: Seat) -> None:
         self._caching = caching
         self._seat = seat
-        self._blocks: list[bytes] = []
+        self._blocks: list[Held] = []
         self._most = caching.entries.largest_bytes  # kept here: a reload may change it midway
         self._size = 0
 
-    def take(self, block: bytes) -> None:
+    def take(self, block: Held) -> None:
         """Keep what is about to reach the client."""
         self._size += len(block)
         if self._size <= self._most:

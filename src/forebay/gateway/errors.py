@@ -15,9 +15,11 @@ from forebay import refusals
 from forebay.failures import Failure
 from forebay.gateway.routes import Dialect
 from forebay.refusals import Refusal
+from forebay.room import Held
 
 MAX_RETRY_AFTER_S = 60
 MAX_MESSAGE = 2000
+MOST_ERROR_BYTES = 1 << 20  # what is longer is no message
 ENGINE_DEAD = b"EngineCore encountered an issue"  # vLLM's EngineDeadError, said with 500 to every request it held
 
 _ANTHROPIC_TYPES = {
@@ -89,7 +91,7 @@ def error_events(refusal: Refusal, dialect: Dialect, sequence_number: int) -> by
     return b"data: %s\n\ndata: [DONE]\n\n" % data
 
 
-def refusal_from_stream(told: bytes, prompt: str) -> Refusal:
+def refusal_from_stream(told: Held, prompt: str) -> Refusal:
     """The same of an error that came with status 200: vLLM finds some requests wrong when their stream has begun."""
     try:
         status = _error_decoder.decode(told).error.code
@@ -98,7 +100,7 @@ def refusal_from_stream(told: bytes, prompt: str) -> Refusal:
     return refusal_from_engine(status if status in (400, 422) else 500, told, prompt)
 
 
-def refusal_from_engine(status: int, body: bytes, prompt: str | None = None) -> Refusal:
+def refusal_from_engine(status: int, body: Held, prompt: str | None = None) -> Refusal:
     """Say again, in our form, what an engine answered with a status other than 200. `prompt` is the field of the
     prompt, for where the engine names none or one of its own.
 
@@ -164,8 +166,10 @@ def _anthropic_error(refusal: Refusal) -> dict[str, str]:
     return {"type": anthropic_type(refusal.status), "message": refusal.message}
 
 
-def _engine_words(body: bytes) -> tuple[str, str | None]:
+def _engine_words(body: Held) -> tuple[str, str | None]:
     """The message and parameter in an engine's error body, whatever its shape."""
+    if len(body) > MOST_ERROR_BYTES:
+        return "", None
     try:
         told = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):

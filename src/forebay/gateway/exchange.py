@@ -29,6 +29,7 @@ from forebay.policy.auth import Credential, Principal, presented
 from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
+from forebay.room import Held
 from forebay.wire.usage import Usage
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Client(Protocol):
         exchange: "Exchange",
         status: int,
         content_type: bytes,
-        body: bytes,
+        body: Held,
         extra: bytes = b"",
         *,
         close: bool = False,

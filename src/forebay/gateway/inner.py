@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from forebay.gateway.exchange import Exchange, Head
 from forebay.gateway.routes import Route
 from forebay.policy.auth import Principal
+from forebay.room import Held
 
 if TYPE_CHECKING:
     from forebay.gateway.pipeline import Pipeline
@@ -135,14 +136,14 @@ class InnerCall:
         exchange: Exchange,
         status: int,
         content_type: bytes,
-        body: bytes,
+        body: Held,
         extra: bytes = b"",
         *,
         close: bool = False,
     ) -> None:
         exchange.answer_status = status
         exchange.bytes_out = len(body)
-        self._answered = Answered(status, body, exchange.lines + extra, exchange)
+        self._answered = Answered(status, bytes(body), exchange.lines + extra, exchange)
         self._ended = True
         self._news.set()
 

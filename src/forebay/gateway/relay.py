@@ -89,7 +89,7 @@ class Relay(Sending):
 
     def end(self, now: float) -> None:
         if self._splitter is None:
-            self._answer_whole(bytes(self._held), now)
+            self._answer_whole(self._held, now)
         elif self._ended_well:
             self._let_go("answered", now)
             if self._exchange.recording is not None and self._continuation is None:
@@ -159,7 +159,7 @@ class Relay(Sending):
             kept.append(event)
         return b"".join(kept)
 
-    def _without_timings(self, answer: bytes) -> bytes:
+    def _without_timings(self, answer: Held) -> Held:
         """Keep the engine's timings for the request's story; take them out if that is all they are for."""
         found, rest = timings.taken_from(answer)
         self._exchange.timings = found or self._exchange.timings
@@ -206,10 +206,10 @@ class Relay(Sending):
             self._record_owner(answer.response.id)
 
     # Whole answers
-    def _answer_whole(self, body: bytes, now: float) -> None:
+    def _answer_whole(self, body: Held, now: float) -> None:
         exchange = self._exchange
         if not body.isascii():
-            body = _valid_utf8(body)
+            body = _valid_utf8(bytes(body))
         if self._status != 200:
             refusal = refusal_from_engine(self._status, body, exchange.route.prompt)
             self._let_go("failed" if refusal.status >= RETRIED_FROM_STATUS else "answered", now)

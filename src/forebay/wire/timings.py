@@ -23,7 +23,7 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _timings = msgspec.json.Decoder(Timings)
 
 
-def taken_from(answer: bytes) -> tuple[Timings | None, bytes]:
+def taken_from(answer: bytes | bytearray) -> tuple[Timings | None, bytes | bytearray]:
     """The timings in an answer or in an event's data, and what is left of it without; itself where there are none."""
     try:
         whole = _object.decode(answer)

@@ -1,5 +1,7 @@
 """Token counts as engines report them, in any of the three API styles, in whole answers and in stream events."""
 
+from contextlib import suppress
+from json import JSONDecoder
 from typing import Any
 
 import msgspec
@@ -7,6 +9,9 @@ import msgspec
 from forebay.wire.sse import data_of
 
 BYTES_PER_TOKEN = 4
+DECODED_BYTES = 16 << 20  # what takes a hundredth of a second
+_USAGE_BYTES = 4096
+_USAGE = b'"usage":'
 
 
 class _PromptDetails(msgspec.Struct):
@@ -70,11 +75,18 @@ class Usage(msgspec.Struct):
 # A chat answer's `message` inside `choices` is no `_Inner`; only top-level ones are read, so decoding stays shallow.
 _decoder = msgspec.json.Decoder(Answer)
 _texts_decoder = msgspec.json.Decoder(_Texts)
+_any_decoder = JSONDecoder()
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def read_answer(body: bytes) -> Answer | None:
-    """Decode an answer, or the data of an event; None where it is not the JSON object an engine sends."""
+def read_answer(body: bytes | bytearray) -> Answer | None:
+    """Decode an answer, or the data of an event; None where it is not the JSON object an engine sends.
+
+    One of more than `DECODED_BYTES`, embeddings or log-probabilities by the hundred thousand, is not decoded, which
+    would hold everybody up: its two ends are looked at, and the usage, which engines put behind all that is long.
+    """
+    if len(body) > DECODED_BYTES:
+        return _read_ends(body)
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError:
@@ -106,8 +118,10 @@ def usage_of(answer: Answer) -> Usage | None:
     )
 
 
-def tokens_in(body: bytes) -> int:
+def tokens_in(body: bytes | bytearray) -> int:
     """About how many tokens a whole answer took, at least 1, for where the engine does not tell."""
+    if len(body) > DECODED_BYTES:
+        return len(body) // BYTES_PER_TOKEN
     try:
         texts = _texts_decoder.decode(body)
     except msgspec.DecodeError:  # of another form than known
@@ -124,7 +138,20 @@ def is_aborted(answer: Answer) -> bool:
     return False
 
 
-def _read_loosely(body: bytes) -> Answer | None:
+def _read_ends(body: bytes | bytearray) -> Answer | None:
+    """A name within a text has its quotes escaped, so this is the object's, or an inner object's, never a model's."""
+    if body[:1] != b"{" or body[-1:] != b"}":
+        return None
+    answer = Answer(choices=[])
+    at = body.rfind(_USAGE)
+    if at >= 0:
+        told = body[at + len(_USAGE) : at + _USAGE_BYTES].decode("utf-8", "replace")
+        with suppress(ValueError, msgspec.ValidationError):
+            answer.usage = msgspec.convert(_any_decoder.raw_decode(told.lstrip())[0], _Counts)
+    return answer
+
+
+def _read_loosely(body: bytes | bytearray) -> Answer | None:
     """An object whose fields are of other types than expected is still an answer; it just tells us nothing."""
     try:
         _raw_decoder.decode(body)
