@@ -17,7 +17,7 @@ from tests.e2e.conftest import ADMIN_KEY, KEY, MODEL, Service
 pytestmark = pytest.mark.engine
 
 ROUNDS = 14
-BY_CHANCE = 1e-3
+BY_CHANCE = 1e-4
 WORDS = ("river", "turbine", "basin", "stone", "cloud", "valley", "bridge", "window", "garden", "letter")
 
 
