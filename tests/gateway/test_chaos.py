@@ -29,7 +29,7 @@ QUICK: dict[str, Any] = {
     "breaker_pause_s": 0.5,
     "health_timeout_s": 0.5,
     "first_byte_timeout_s": 20.0,
-    "takeover_attempts": 16,  # where all is slow, eight engines in a row are not well now and then
+    "takeover_attempts": 16,  # on a busy machine a stream outlives eight engines now and then
 }
 
 
