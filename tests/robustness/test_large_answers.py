@@ -19,7 +19,7 @@ from tests.robustness.lag import watched_loop
 
 HELD_UP_S = 0.05
 ENGINE = """
-import json, sys
+import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 VECTOR = json.dumps([0.123456789012345678] * 1024).encode()
@@ -101,7 +101,14 @@ def test_of_an_answer_too_large_to_be_decoded_the_ends_are_read() -> None:
         counts = usage_of(told)
         assert counts is not None
         assert (counts.prompt_tokens, counts.completion_tokens) == (7, 3)
-    for end in ("}", ',"usage":null}', ',"usage":{"prompt_tokens":"many"}}', ',"usage":{', ',"usage":x}'):
+    for end in (
+        "}",
+        ',"usage":null}',
+        ',"usage":{"prompt_tokens":"many"}}',
+        ',"usage":{',
+        ',"usage":x}',
+        ',"usage":' + "[" * 4090 + "}",
+    ):
         told = read_answer(answer(end))
         assert (told is None) == (end[-1] != "}")
         assert told is None or usage_of(told) is None

@@ -146,7 +146,7 @@ def _read_ends(body: bytes | bytearray) -> Answer | None:
     at = body.rfind(_USAGE)
     if at >= 0:
         told = body[at + len(_USAGE) : at + _USAGE_BYTES].decode("utf-8", "replace")
-        with suppress(ValueError, msgspec.ValidationError):
+        with suppress(ValueError, RecursionError, msgspec.ValidationError):
             answer.usage = msgspec.convert(_any_decoder.raw_decode(told.lstrip())[0], _Counts)
     return answer
 
