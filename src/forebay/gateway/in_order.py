@@ -5,19 +5,12 @@ those before it are over, and the client has taken what was written for them: an
 While turns wait, nothing more is read.
 """
 
-import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-from uvicorn.server import ServerState
 
 from forebay.gateway.answering import Answering, Phase
 from forebay.gateway.exchange import Exchange
-
-if TYPE_CHECKING:
-    from forebay.gateway.build import Gateway
 
 _IDLE, _, _, _DEAF = Phase
 
@@ -26,20 +19,11 @@ class AnsweringInOrder(Answering):
     """The sending half, in turns. The receiving half calls `_received`; whoever answers says when a turn is over, the
     pipeline by `exchange_over`, uvicorn's cycle by `on_response_complete`."""
 
-    def __init__(
-        self,
-        gateway: "Gateway",
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(gateway, config, server_state, app_state, _loop)
-        self._advancing = False
-        self._served = 0
-        self._unread_since = 0.0  # 0 while the client takes what is written
-        self._unread_bytes = 0
-        self._unread_counted = 0
+    _advancing = False
+    _served = 0
+    _unread_since = 0.0  # 0 while the client takes what is written
+    _unread_bytes = 0
+    _unread_counted = 0
 
     def _received(self, turn: Exchange | RequestResponseCycle) -> None:
         """A request may be answered: now, or after those before it."""

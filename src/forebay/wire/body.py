@@ -26,6 +26,7 @@ from forebay.wire.length import ids_in
 from forebay.wire.media import TOKENS_A_PIECE, Prompts, check_media, may_have_media
 from forebay.wire.shape import check_parts, has_doubled_name, members_of, slices, texts_in
 from forebay.wire.structure import check_structure, needs_compiling
+from forebay.wire.usage import BYTES_PER_TOKEN
 
 LARGE_BYTES = 256 * 1024  # what a larger body is made of is counted before anything is made of it
 
@@ -110,7 +111,6 @@ _BEYOND_TEXT = _FIELDS[_FIELDS.index("tools") :]
 _STRUCTURE = (*_BEYOND_TEXT[: _BEYOND_TEXT.index("echo")], "text")
 _NONE_OF_IT = frozenset({b"null", b"false", b"[]", b'{"type":"text"}', b'{"type": "text"}'})
 _PROMPT_TOKENS_AT_MOST = 32_768
-BYTES_A_TOKEN = 4
 _TOKENS_NOT_SAID = 256
 _TOKENS_AT_MOST = 1024
 _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
@@ -191,7 +191,7 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     # In messages an address is in a part of a content, so there is an array within an array: most bodies are no such.
     if (arrays > 1 or fields.input is not _ABSENT) and may_have_media(body):
         count, size = check_media(_decoded(_prompts_decoder, body, limits), limits.media_hosts)
-        demand.weightless = size - count * TOKENS_A_PIECE * BYTES_A_TOKEN
+        demand.weightless = size - count * TOKENS_A_PIECE * BYTES_PER_TOKEN
     return demand
 
 
@@ -262,7 +262,7 @@ def _read_seldom(body: bytes, limits: BodyLimits, demand: Demand) -> None:
 
 def prompt_tokens(demand: Demand, body_bytes: int) -> int:
     """About how many tokens a prompt has, at most as many as any that is usual: what is not may be no text."""
-    tokens = (body_bytes - demand.weightless) // BYTES_A_TOKEN
+    tokens = (body_bytes - demand.weightless) // BYTES_PER_TOKEN
     return tokens if tokens < _PROMPT_TOKENS_AT_MOST else _PROMPT_TOKENS_AT_MOST
 
 
@@ -285,7 +285,7 @@ def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> i
 def most_tokens(demand: Demand, body_bytes: int, default_max_tokens: int) -> int:
     """About how many tokens, prompt and answers, a generating request may come to; limits reserve as many."""
     most = default_max_tokens if demand.max_tokens is None else demand.max_tokens
-    return (body_bytes - demand.weightless) // BYTES_A_TOKEN + most * demand.n
+    return (body_bytes - demand.weightless) // BYTES_PER_TOKEN + most * demand.n
 
 
 def body_for_engine(
