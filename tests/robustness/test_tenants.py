@@ -15,6 +15,7 @@ from tests.gateway.conftest import Running, StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault, Record
 from tests.gateway.raw_client import connect, fetch, text_of
 from tests.gateway.test_queue import flood, give, queued
+from tests.waiting import until
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -111,9 +112,7 @@ async def test_of_thousands_of_answers_none_has_a_byte_of_another_tenants(start_
         assert len(set().union(*own.values())) == 20
         hits = sum(value for name, value in running.figures().items() if "cache" in name and '"hit"' in name)
         assert hits > 100, "the cache was in it"
-        async with asyncio.timeout(20):
-            while running.gateway.pipeline.running:  # of those who left last
-                await asyncio.sleep(0.005)
+        await until(lambda: not running.gateway.pipeline.running)  # of those who left last
 
 
 ASKING_FOR_MORE: list[tuple[dict[str, Any], dict[str, str]]] = [
