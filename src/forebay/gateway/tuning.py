@@ -59,6 +59,7 @@ class Tuning:
                 fair=settings.queue_order == "fair",
                 input_weight=settings.input_token_weight,
                 output_weight=settings.output_token_weight,
+                prefill_s=settings.prefill_target_s or inf,
             ),
             body_limits=BodyLimits(
                 max_n=settings.max_n,

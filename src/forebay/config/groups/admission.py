@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Literal
 
-from forebay.config.groups.group import Group, Seconds, declare
+from forebay.config.groups.group import Group, Seconds, SecondsOrZero, declare
 
 setting = partial(declare, group="admission")
 
@@ -42,6 +42,13 @@ class AdmissionSettings(Group):
         "What a queue that stands is kept to, seconds: where it has not been empty for queue_timeout_s, who would wait "
         "longer than this is refused with 503, until for as long nobody had to be. Bursts wait as before. None by "
         "default: everybody may wait for queue_timeout_s.",
+        hot=True,
+    )
+    prefill_target_s: SecondsOrZero = setting(
+        1.0,
+        "Engines are sent no more prompt tokens than they read in about so long, seconds (measured), though always "
+        "4096: whoever comes behind long prompts waits for all that are at the engine. What is beyond waits in the "
+        "queue, where others may go first. 0 for no bound.",
         hot=True,
     )
     standby_models: tuple[str, ...] = setting(
