@@ -1,24 +1,24 @@
 """How much may engines have to read? The prompts that they were sent and have not begun to answer.
 
 An engine reads prompts in the order they come, and whoever comes behind many long ones waits for all of them, whoever's
-turn it was here. So engines are sent no more than they read in about `target_s`, or `FEWEST_TOKENS`; what is beyond that
+turn it was here. So engines are sent no more than they read in about `target_s`, or `FEWEST_TOKENS`; what is beyond
 waits in line, where the order is by who was served least. A prompt that is larger than that goes alone.
 
 How fast they read is measured: what was unread when a prompt was sent, itself included, by the time to its first token.
-A whole answer tells that only where its engine does (`wire/timings.py`). It is presumed to be read when, by that rate,
-it should be; while no rate is known, it counts for nothing. A stream is waited for twice as long, and then presumed to
-be read as well: an engine that hangs must not keep the others' prompts away from them.
+A whole answer tells that only where its engine does (`wire/timings.py`). Its prompt is presumed to be read when, by that
+rate, it should be; while no rate is known, it counts for nothing. A stream's is waited for four times as long, and then
+presumed to be read as well: an engine that hangs must not keep the others' prompts away from them.
 """
 
 from math import inf
 
 from forebay.policy.verdict import Ticket
 
-FEWEST_TOKENS = 4096  # about a batch of vLLM's: with less, it would be kept waiting
+FEWEST_TOKENS = 2048  # a batch of vLLM's, unless it is told otherwise: with less, it may have nothing to do
 ENOUGH_TOKENS = FEWEST_TOKENS // 2  # a first token behind fewer says more of the engine's steps than of its reading
-FRESH_S = 10.0  # for as long as this without a new one, a rate is believed
+FRESH_S = 30.0  # for as long as this without a new one, a rate is believed
 _KEPT = 7 / 8  # of what was measured before, with each new measure
-_LATE = 2.0  # a stream is presumed to be read after so many times what it should take
+_LATE = 4.0  # a stream is presumed to be read after so many times what it should take
 _UNKNOWN_S = 10.0  # and after this where that is not known
 
 

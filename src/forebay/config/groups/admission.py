@@ -44,11 +44,12 @@ class AdmissionSettings(Group):
         "default: everybody may wait for queue_timeout_s.",
         hot=True,
     )
-    prefill_target_s: SecondsOrZero = setting(
-        1.0,
-        "Engines are sent no more prompt tokens than they read in about so long, seconds (measured), though always "
-        "4096: whoever comes behind long prompts waits for all that are at the engine. What is beyond waits in the "
-        "queue, where others may go first. 0 for no bound.",
+    prefill_target_s: SecondsOrZero | None = setting(
+        None,
+        "Engines are sent no more prompt tokens than they read in about so long, seconds, as measured, though always "
+        "2048: vLLM reads prompts in turn, and who comes behind long ones waits for all that it has. What is beyond "
+        "waits in the queue, where others may go first. 0 for no bound; by default 0.5 where Forebay starts engines "
+        "itself, else 0.",
         hot=True,
     )
     standby_models: tuple[str, ...] = setting(
