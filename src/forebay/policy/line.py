@@ -212,6 +212,7 @@ class Line:
         elif place.promise is not None:
             place.promise = None
             self.queue.remove(place.tenant, place.priority, place)
+            self.let_in(now)  # who is behind a long prompt may have room now
 
     def read(self, place: Place, now: float, took_s: float) -> None:
         """An engine has read a prompt: there may be room for another."""

@@ -5,9 +5,9 @@ turn it was here. So engines are sent no more than they read in about `target_s`
 waits in line, where the order is by who was served least. A prompt that is larger than that goes alone.
 
 How fast they read is measured: what was unread when a prompt was sent, itself included, by the time to its first token.
-A whole answer tells that only where its engine does (`wire/timings.py`). Its prompt is presumed to be read when, by that
-rate, it should be; while no rate is known, it counts for nothing. A stream's is waited for four times as long, and then
-presumed to be read as well: an engine that hangs must not keep the others' prompts away from them.
+A whole answer tells that only where its engine does (`wire/timings.py`). Its prompt is presumed to be read when, by
+that rate, it should be; while no rate is known, it counts for nothing. A stream's is waited for four times as long, and
+then presumed to be read as well: an engine that hangs must not keep the others' prompts away from them.
 """
 
 from math import inf
