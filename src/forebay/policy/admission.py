@@ -76,7 +76,7 @@ class Admission:
         queue = line.queue
         tenant = queue.arrived(principal.tenant, principal.weight) if self._fair else queue.arrived("", 1.0)
         place = Place(line, tenant, principal.priority, input_tokens, stream=stream)
-        if not queue.size and line.has_room(place):
+        if line.running < line.limit and not queue.size and (not line.bounded or line.has_room(input_tokens)):
             queue.let_in(tenant)
             line.start(place, now)
         else:
@@ -119,7 +119,9 @@ class Admission:
             line.limit = self._capacity(line.model)
             line.let_in(now)
             nothing_to_wait_for = line.limit == 0 and line.model not in self._standby  # routing says so, and why
-            if nothing_to_wait_for or (not line.queue.size and line.has_room(place)):
+            if nothing_to_wait_for or (
+                line.running < line.limit and not line.queue.size and line.has_room(place.input_tokens)
+            ):
                 line.start(place, now)
                 return
         if not place.tenant.held:

@@ -92,8 +92,9 @@ class Place(Prompt):
 
     def read(self, now: float, took_s: float) -> None:
         """An engine has read its prompt, that long after it was sent it."""
-        if self._line is not None and self.running:
-            self._line.read(self, now, took_s)
+        line = self._line
+        if line is not None and line.bounded and self.running:
+            line.read(self, now, took_s)
 
     def release(self, outcome: Outcome, now: float) -> None:
         line, self._line = self._line, None
@@ -129,16 +130,18 @@ class Line:
         self._standing.target_s, self._standing.after_s = rules.target_s, rules.patience_s
         self.input_weight = rules.input_weight
         self.output_weight = rules.output_weight
+        self.bounded = rules.prefill_s < inf
         self.prefill.follow(rules.prefill_s)
 
-    def has_room(self, place: Place) -> bool:
-        """Whether there is a place, and its prompt would be read soon."""
-        return self.running < self.limit and self.prefill.has_room(place.input_tokens)
+    def has_room(self, tokens: int) -> bool:
+        """Whether engines have room for a prompt of so many tokens, a place aside."""
+        return not self.bounded or self.prefill.has_room(tokens)
 
     def start(self, place: Place, now: float) -> None:
         """It is let in: its prompt is charged."""
         self.running += 1
-        self.prefill.sent(place, place.input_tokens, now, stream=place.stream)
+        if self.bounded:
+            self.prefill.sent(place, place.input_tokens, now, stream=place.stream)
         place.running = True
         tenant = place.tenant
         place.cost = self.input_weight * place.input_tokens
@@ -146,7 +149,7 @@ class Line:
 
     def start_in_kept(self, place: Place, now: float) -> bool:
         """Let it have the place that was kept for its tenant, if one was."""
-        if place.tenant not in self.kept or not self.prefill.has_room(place.input_tokens):
+        if place.tenant not in self.kept or not self.has_room(place.input_tokens):
             return False
         del self.kept[place.tenant]
         self.running -= 1
@@ -225,7 +228,7 @@ class Line:
         while self.queue.size and self.running < self.limit:
             place = self.queue.next()
             late = place.deadline <= now
-            if not late and not self.has_room(place):
+            if not late and not self.has_room(place.input_tokens):
                 return
             self.queue.pop()
             promise, place.promise = place.promise, None

@@ -60,7 +60,7 @@ class Prefill:
 
     def sent(self, prompt: Prompt, tokens: int, now: float, *, stream: bool) -> None:
         """An engine is sent a prompt; its answer comes as a stream, or whole."""
-        if self._target_s == inf or not tokens:
+        if not tokens:
             return
         prompt.unread = tokens
         known = self._took_s > 0
@@ -78,7 +78,7 @@ class Prefill:
     def read(self, prompt: Prompt, now: float, took_s: float | None) -> None:
         """It has been read, after so many seconds where that is known; or nobody waits for that any more."""
         self._forget(prompt)
-        if took_s and took_s > 0 and prompt.backlog >= ENOUGH_TOKENS and self._target_s < inf:
+        if took_s and took_s > 0 and prompt.backlog >= ENOUGH_TOKENS:
             self._tokens = self._tokens * _KEPT + prompt.backlog
             self._took_s = self._took_s * _KEPT + took_s
             self._measured_at = now
