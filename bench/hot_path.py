@@ -34,7 +34,9 @@ LESS: dict[str, dict[str, Any]] = {
     "without limits": {"key_limits": None},
     "without the access log": {"access_log": False},
     "without the stories": {"recent_requests": 0},
+    "without a bound on prompts": {"prefill_target_s": 0.0},
     "without any of these": {
+        "prefill_target_s": 0.0,
         "database_url": None,
         "key_limits": None,
         "access_log": False,

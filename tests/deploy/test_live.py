@@ -63,7 +63,7 @@ class World:
         made = [await self._stack.enter_async_context(FakeEngine(token_delay_s=0.005)) for _ in range(engines)]
         self.engines[name] = made[0]
         urls = [*(engine.url for engine in made[:2]), *(f"{engine.url}#canary" for engine in made[2:])]
-        flags = {"health_interval_s": 2.0, **flags}  # as it is by default
+        flags = {"health_interval_s": 2.0, "prefill_target_s": 0.5, **flags}  # the first as it is by default
         self.gateways[name] = await self._stack.enter_async_context(self._start(*urls, **flags))
 
     def ask(self, name: str, each_s: float, *, clients: int = 1, key: str = KEY, **fields: Any) -> None:

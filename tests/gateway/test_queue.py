@@ -66,6 +66,28 @@ async def test_one_more_than_the_engine_has_at_once_waits_and_is_answered(start_
         ]
 
 
+async def test_long_prompts_wait_while_an_engine_has_enough_to_read_and_another_tenants_short_one_does_not(
+    start_gateway: StartGateway,
+) -> None:
+    gate, long = asyncio.Event(), [{"role": "user", "content": "word " * 1200}]
+    async with (
+        FakeEngine() as engine,
+        start_gateway(engine.url, api_keys=("sk-greedy", "sk-quiet"), prefill_target_s=60) as running,
+    ):
+        engine.default = lambda record: Behaviour(faults=[Fault("head", gate)] if len(record.raw_body) > 4000 else [])
+        greedy = [asyncio.create_task(chat_as(running.url, "sk-greedy", stream=True, messages=long)) for _ in range(4)]
+        await queued(running, 3)
+        figures = running.figures()
+        assert figures['forebay_prefill_limit_tokens{model="fake-model"}'] == 2048
+        assert 1400 < figures['forebay_prefill_tokens{model="fake-model"}'] < 2048
+        assert (await chat_as(running.url, "sk-quiet", stream=True)).status == 200
+        assert len(engine.calls(CHAT)) == 2, "one long one, and the short one"
+        gate.set()
+        assert [one.status for one in await asyncio.gather(*greedy)] == [200] * 4
+        assert nothing_is_held(running)
+        assert running.figures()['forebay_prefill_tokens{model="fake-model"}'] == 0
+
+
 async def test_a_full_queue_is_refused_at_once_and_says_when_to_come_back(start_gateway: StartGateway) -> None:
     gate = asyncio.Event()
     async with (

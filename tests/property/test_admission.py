@@ -16,7 +16,7 @@ from forebay.policy.line import KEPT_S, Place
 from forebay.refusals import Overloaded
 from tests.unit.policy.line import MODEL, Engines, admission, is_in, principal, refused
 
-LIMIT, QUEUED = 3, 6
+LIMIT, QUEUED, PREFILL_S = 3, 6, 1.0
 W_IN, W_OUT = 1.0, 2.0
 
 
@@ -26,8 +26,11 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.most_ever = 0.0
         self.engines = Engines(LIMIT)
-        self.admission = admission(self.engines, most_queued=QUEUED, input_weight=W_IN, output_weight=W_OUT)
+        self.admission = admission(
+            self.engines, most_queued=QUEUED, input_weight=W_IN, output_weight=W_OUT, prefill_s=PREFILL_S
+        )
         self.places: list[tuple[Place, str, int]] = []  # in the order they came
         self.excused: set[Place] = set()  # let in while there was no engine to wait for, or more engines
 
@@ -40,23 +43,35 @@ class Life(RuleBasedStateMachine):
     @rule(
         tenant=st.sampled_from("abc"),
         priority=st.integers(-1, 1),
-        tokens=st.integers(0, 100),
+        tokens=st.integers(0, 100) | st.integers(1000, 5000),
+        stream=st.booleans(),
         patience_s=st.sampled_from([0.5, 3.0, 1e6]),
     )
-    def come(self, tenant: str, priority: int, tokens: int, patience_s: float) -> None:
+    def come(self, tenant: str, priority: int, tokens: int, stream: bool, patience_s: float) -> None:
         line = self.admission.lines.get(MODEL)
         kept = line is not None and tenant in {one.name for one in line.kept}
         full, highest = len(self.waiting()) >= QUEUED, max((one[2] for one in self.waiting()), default=-9)
         try:
-            place = self.admission.acquire(principal(tenant, priority), MODEL, tokens, self.now, patience_s)
+            place = self.admission.acquire(
+                principal(tenant, priority), MODEL, tokens, self.now, patience_s, stream=stream
+            )
         except Overloaded:
             assert full or patience_s < 1e6
             return
         if self.engines.capacity == 0 and is_in(place):
             self.excused.add(place)
         elif is_in(place) and not kept:
-            assert highest == -9, "it went past those who wait"
+            assert priority >= highest, "it went past those who wait"
+            assert not any(whose == tenant and higher == priority for _, whose, higher in self.waiting())
         self.places.append((place, tenant, priority))
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), took_s=st.sampled_from([0.0, 0.05, 1.0, 20.0]))
+    def read(self, data: st.DataObject, took_s: float) -> None:
+        place = data.draw(st.sampled_from(self.running()))
+        before = self.waiting()
+        place.read(self.now, took_s)
+        self.check_order(before)
 
     @precondition(lambda self: self.places)
     @rule(data=st.data(), served=st.integers(0, 50))
@@ -104,7 +119,18 @@ class Life(RuleBasedStateMachine):
         assert line.queue.size == len(self.waiting()) <= QUEUED
         assert self.admission.under_way == len(self.places)
         if self.waiting() and self.engines.capacity and line.limit == self.engines.capacity:
-            assert line.running >= line.limit, "there is room and somebody waits"
+            assert line.running >= line.limit or not line.prefill.has_room(line.queue.next().input_tokens), (
+                "there is room and somebody waits"
+            )
+
+    @invariant()
+    def what_is_unread_is_what_engines_were_sent(self) -> None:
+        line = self.admission.lines.get(MODEL)
+        if line is not None:
+            unread = [place for place in self.running() if place.unread]
+            assert line.prefill.unread + line.prefill._uncounted == sum(place.unread for place in unread)
+            self.most_ever = max(self.most_ever, line.prefill.most, *(place.unread for place in unread))
+            assert line.prefill.unread <= self.most_ever or self.excused.intersection(unread)
 
     def teardown(self) -> None:
         for place, _, _ in self.places:

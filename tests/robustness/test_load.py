@@ -226,3 +226,46 @@ async def test_a6_among_prompts_of_the_whole_context_short_ones_are_answered_soo
         ]
 
     await met(measure)
+
+
+@pytest.mark.parametrize(("target_s", "holds"), [(0.25, True), (0, False)])
+async def test_a6_long_prompts_of_another_tenant_are_read_no_earlier_than_it_is_their_turn(
+    target_s: float, holds: bool
+) -> None:
+    """A6 and E2, with the control that has to fail: one tenant has 32 prompts of about 2,000 tokens under way all the
+    time, and the engine reads one after the other, 20,000 tokens a second, as vLLM does."""
+    prompt, quiet = "word " * 1600, MICE[0]
+    long, short = chat(KEY, MODEL, 2, prompt), chat(quiet, MODEL, 2, PROMPTS[TINY])
+
+    async def measure() -> list[Row]:
+        read: list[Answer] = []
+
+        async def greedy() -> None:
+            while True:
+                read.append(await ask(gateway.url, KEY, long))
+
+        async with (
+            fake_engine(tokens=2, token_delay_s=0.01, token_cost_s=1 / 20_000, in_turn=True) as engine,
+            forebay_gateway(engine.url, (KEY, quiet), prefill_target_s=target_s) as gateway,
+            asyncio.TaskGroup() as group,
+        ):
+            tasks = [group.create_task(greedy()) for _ in range(32)]
+            while not read:
+                await asyncio.sleep(0.05)
+            before = len(read)
+            began = perf_counter()
+            first_ms = [(await ask(gateway.url, quiet, short)).first_s * 1e3 for _ in range(12)]
+            rate = (len(read) - before) / (perf_counter() - began)
+            for task in tasks:
+                task.cancel()
+        told = f"{percentile(first_ms, 0.5):.0f} ms, at most {max(first_ms):.0f}; {rate:.1f} long ones a second"
+        print(f"A6 in turn, target {target_s:g}: {told}")
+        return [
+            Row("first token of the quiet tenant", told, "twice the target", max(first_ms) <= 2000 * target_s),
+            Row("long ones answered", told, "80% of 10 a second", rate >= 8.0),
+        ]
+
+    if holds:
+        await met(measure)
+    else:
+        assert not (await measure())[0].met

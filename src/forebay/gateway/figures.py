@@ -1,5 +1,6 @@
 """The figures of a gateway that metrics watch: each is read from where it is kept, at each scrape."""
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from forebay import __version__
@@ -62,6 +63,11 @@ def _watch_traffic(gateway: "Gateway") -> None:
     watch(metric.QUEUE_DEPTH, lambda: [((one.model,), one.queue.size) for one in lines.values()])
     watch(metric.QUEUE_RUNNING, lambda: [((one.model,), one.running) for one in lines.values()])
     watch(metric.QUEUE_LIMIT, lambda: [((one.model,), one.limit) for one in lines.values()])
+    watch(metric.PREFILL_TOKENS, lambda: [((one.model,), one.prefill.unread) for one in lines.values()])
+    watch(
+        metric.PREFILL_LIMIT_TOKENS,
+        lambda: [((one.model,), one.prefill.most) for one in lines.values() if one.prefill.most < inf],
+    )
     watch(
         metric.QUEUE_REFUSALS,
         lambda: [((one.model, why), n) for one in lines.values() for why, n in one.refused.items()],

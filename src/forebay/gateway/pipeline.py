@@ -37,6 +37,7 @@ from forebay.telemetry.tracing import Tracing, pass_on
 from forebay.wire.body import LARGE_BYTES, prompt_tokens
 from forebay.wire.head import check_json
 from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
+from forebay.wire.timings import read_s
 
 
 class LimitsView(Protocol):
@@ -229,7 +230,7 @@ class Pipeline:
         told = b"x-request-timeout-ms" in headers or b"x-stainless-read-timeout" in headers
         patience_s = patience_of(headers) if told else inf
         tokens = prompt_tokens(demand, len(exchange.body))
-        place = self.admission.acquire(principal, exchange.model, tokens, now, patience_s)
+        place = self.admission.acquire(principal, exchange.model, tokens, now, patience_s, stream=demand.stream)
         exchange.hold(place)
         exchange.place = place
         return place
@@ -268,7 +269,7 @@ class Pipeline:
         exchange.finished = True
         self.running.discard(exchange)
         if exchange.place is not None:
-            _settle(exchange.place, exchange, outcome)
+            _settle(exchange.place, exchange, outcome, now)
         if exchange.limited is not None:
             exchange.limited.spent = _tokens_spent(exchange, outcome)
         for lease in reversed(exchange.leases):  # newest first
@@ -312,8 +313,10 @@ class Pipeline:
                 self.refuse(exchange, told, now)
 
 
-def _settle(place: Place, exchange: Exchange, outcome: Outcome) -> None:
+def _settle(place: Place, exchange: Exchange, outcome: Outcome, now: float) -> None:
     """Tell a place what was served in the end: by the engine's count, else ours; nothing where an engine failed."""
+    if exchange.timings is not None and (took_s := read_s(exchange.timings)) is not None and not place.stream:
+        place.read(now, took_s)
     usage = exchange.usage
     if usage is not None:
         place.served(usage.prompt_tokens, usage.completion_tokens)

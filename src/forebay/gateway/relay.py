@@ -136,6 +136,8 @@ class Relay(Sending):
             exchange.client.write_stream(events)
         else:
             self._streaming = True
+            if exchange.place is not None:
+                exchange.place.read(now, now - self._sent_at)
             exchange.client.start_stream(exchange, events)
 
     def _read_events(self, block: bytes) -> bytes:

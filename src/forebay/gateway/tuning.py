@@ -18,6 +18,8 @@ from forebay.store.directory import KeyDirectory
 from forebay.store.tokens import Tokens
 from forebay.wire.body import BodyLimits
 
+OWN_PREFILL_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
@@ -59,6 +61,7 @@ class Tuning:
                 fair=settings.queue_order == "fair",
                 input_weight=settings.input_token_weight,
                 output_weight=settings.output_token_weight,
+                prefill_s=_prefill_s(settings) or inf,
             ),
             body_limits=BodyLimits(
                 max_n=settings.max_n,
@@ -118,3 +121,10 @@ def make_salts(settings: Settings) -> Salts | None:
     if not settings.tenant_cache_salt or not settings.has_tenants:
         return None
     return Salts(settings.secret_key.get_secret_value() if settings.secret_key is not None else "")
+
+
+def _prefill_s(settings: Settings) -> float:
+    """Only of engines that this process starts is it known that they are vLLM, which reads prompts in turn."""
+    if settings.prefill_target_s is not None:
+        return settings.prefill_target_s
+    return 0.0 if settings.upstream else OWN_PREFILL_S

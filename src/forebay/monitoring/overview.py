@@ -203,6 +203,15 @@ QUEUE = Row(
             ),
         ),
         Panel(
+            "Prompts to read",
+            "Prompt tokens that engines were sent and have not read yet, and how many that may be (prefill_target_s).",
+            "none",
+            (
+                Target(SEEN.total(m.PREFILL_TOKENS, by=("model",)), "{{model}} unread"),
+                Target(SEEN.total(m.PREFILL_LIMIT_TOKENS, by=("model",)), "{{model}} limit"),
+            ),
+        ),
+        Panel(
             "Turned away by the queue",
             "Full, hopeless (it would take too long), standing (kept short), past its deadline, or gave way.",
             "reqps",

@@ -14,6 +14,9 @@ A tenant that sends one request at a time, each as soon as it has the answer to 
 whenever it comes back, and wait for the next. So its place is kept for a moment, if it is seen to come back within
 that, and if it would be its turn.
 
+A place alone is not enough where engines have as much to read as they should (`prefill.py`): then the next waits for
+that, and so does who comes after it.
+
 What is served is charged to the tenant: the prompt when a request is let in, the answer as it is generated, both put
 right when the engine has told its own count.
 """
@@ -55,7 +58,14 @@ class Admission:
         return f"<Admission {self.under_way}/{self.rules.most_under_way} {list(self.lines.values())}>"
 
     def acquire(
-        self, principal: Principal, model: str, input_tokens: int, now: float, patience_s: float = inf
+        self,
+        principal: Principal,
+        model: str,
+        input_tokens: int,
+        now: float,
+        patience_s: float = inf,
+        *,
+        stream: bool = False,
     ) -> Place:
         """Take a place, or a place in the line for one (then `granted` is to be awaited). Raises `Overloaded`."""
         if self.under_way >= self.rules.most_under_way:
@@ -65,10 +75,10 @@ class Admission:
             line = self._open(model)
         queue = line.queue
         tenant = queue.arrived(principal.tenant, principal.weight) if self._fair else queue.arrived("", 1.0)
-        place = Place(line, tenant, principal.priority, input_tokens)
-        if line.running < line.limit:  # then nobody waits: whoever could be let in has been
+        place = Place(line, tenant, principal.priority, input_tokens, stream=stream)
+        if line.running < line.limit and not queue.size and (not line.bounded or line.has_room(input_tokens)):
             queue.let_in(tenant)
-            line.start(place)
+            line.start(place, now)
         else:
             self._wait(line, place, now, patience_s)
         tenant.held += 1
@@ -92,6 +102,7 @@ class Admission:
         """Follow the engines that come and go, and turn away those whose time is over; called a few times a second."""
         for line in self.lines.values():
             line.limit = self._capacity(line.model)
+            line.prefill.sweep(now)
             line.expire(now)
             line.let_in(now)
 
@@ -108,15 +119,18 @@ class Admission:
             line.limit = self._capacity(line.model)
             line.let_in(now)
             nothing_to_wait_for = line.limit == 0 and line.model not in self._standby  # routing says so, and why
-            if nothing_to_wait_for or line.running < line.limit:
-                line.start(place)
+            if nothing_to_wait_for or (
+                line.running < line.limit and not line.queue.size and line.has_room(place.input_tokens)
+            ):
+                line.start(place, now)
                 return
         if not place.tenant.held:
             place.tenant.returns = now - place.tenant.left_at < KEPT_S
-            if line.start_in_kept(place):
+            if line.start_in_kept(place, now):
                 return
         place.deadline = now + min(patience_s, self.rules.patience_s)
         line.join(place, now)
+        line.let_in(now)  # there may be room for this one, and it its turn, though there was none for who waits
 
     def _open(self, model: str) -> Line:
         line = self.lines[model] = Line(self, model)

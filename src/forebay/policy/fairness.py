@@ -185,13 +185,17 @@ class FairQueue(Generic[T]):
             for tenant, lane in one.lanes.items():
                 yield tenant.name, len(lane.items)
 
+    def next(self) -> T:
+        """Whoever is next; there must be somebody."""
+        return next(iter(self._classes[0].first().items))
+
     def pop(self) -> T:
         """Take out whoever is next; there must be somebody."""
-        found = next(one for one in self._classes if one.size)
-        lane = found.first()
+        highest = self._classes[0]
+        lane = highest.first()
         item = next(iter(lane.items))
         self.let_in(lane.tenant)
-        self.remove(lane.tenant, found.priority, item)
+        self.remove(lane.tenant, highest.priority, item)
         return item
 
     def remove(self, tenant: Tenant, priority: int, item: T) -> None:

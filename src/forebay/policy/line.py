@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from forebay.policy.drain_rate import DrainRate
 from forebay.policy.fairness import FairQueue, Tenant
+from forebay.policy.prefill import Prefill, Prompt
 from forebay.policy.standing import Standing
-from forebay.policy.verdict import Outcome, Ticket
+from forebay.policy.verdict import Outcome
 from forebay.refusals import Overloaded, Refusal
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 Reason = Literal["full", "hopeless", "standing", "deadline", "gave_way"]
 REASONS: tuple[Reason, ...] = ("full", "hopeless", "standing", "deadline", "gave_way")
-Waits = Literal["engines_full", "own_requests_first", "others_first"]  # for a place; for those ahead of it in line
+# For a place; for engines to have read what they were sent; for those ahead of it in line.
+Waits = Literal["engines_full", "engines_reading", "own_requests_first", "others_first"]
 Seen = tuple[int, int, int, int, float | None]  # places taken, and all; waiting; of the tenant; about how long, seconds
 KEPT_S = 0.1
 _SLACK = 64  # entries of requests long gone that the heap of deadlines may hold before it is made anew
@@ -28,7 +30,7 @@ _UNKNOWN_WAIT_S = 2.0
 @dataclass(frozen=True, slots=True)
 class AdmissionRules:
     """`most_under_way` in all; `most_queued` a model; a queue that stands is kept to `target_s`; `fair`, else first
-    come, first served; what a token weighs."""
+    come, first served; what a token weighs; engines have no more unread than they read in `prefill_s`."""
 
     most_under_way: int
     most_queued: int
@@ -37,6 +39,7 @@ class AdmissionRules:
     fair: bool = True
     input_weight: float = 1.0
     output_weight: float = 2.0
+    prefill_s: float = inf
 
 
 class Promise(Awaitable[None], Protocol):
@@ -47,12 +50,12 @@ class Promise(Awaitable[None], Protocol):
     def exception(self) -> BaseException | None: ...
 
 
-class Place(Ticket):
+class Place(Prompt):
     """One request's place at a model's engines, or in the line for one. `deadline` is when it gives up waiting; `ahead`
     its place in line when it came, about; `seen` how things stood then (`Seen`)."""
 
     __slots__ = (
-        *("_line", "ahead", "cost", "deadline", "input_tokens", "priority", "promise", "running", "tenant"),
+        *("_line", "ahead", "cost", "deadline", "input_tokens", "priority", "promise", "running", "stream", "tenant"),
         *("seen", "waits_for"),
     )
 
@@ -62,11 +65,13 @@ class Place(Ticket):
     waits_for: Waits
     seen: "Seen"
 
-    def __init__(self, line: "Line", tenant: Tenant, priority: int, input_tokens: int) -> None:
+    def __init__(self, line: "Line", tenant: Tenant, priority: int, input_tokens: int, *, stream: bool) -> None:
         self._line: Line | None = line
         self.tenant = tenant
         self.priority = priority
         self.input_tokens = input_tokens
+        self.stream = stream
+        self.backlog = self.unread = 0
         self.cost = 0.0
         self.running = False
         self.granted = None
@@ -84,6 +89,12 @@ class Place(Ticket):
         tenant.counter += change / tenant.weight
         if change < 0 and tenant.lanes:
             line.queue.lowered(tenant)
+
+    def read(self, now: float, took_s: float) -> None:
+        """An engine has read its prompt, that long after it was sent it."""
+        line = self._line
+        if line is not None and line.bounded and self.running:
+            line.read(self, now, took_s)
 
     def release(self, outcome: Outcome, now: float) -> None:
         line, self._line = self._line, None
@@ -103,6 +114,7 @@ class Line:
         self.refused = dict.fromkeys(REASONS, 0)
         self._admission = admission
         self._standing = Standing(inf, inf)
+        self.prefill = Prefill()
         self.follow(admission.rules)
         self.kept: dict[Tenant, float] = {}  # whose place is kept, until when; these count as running
         self._drain = DrainRate()
@@ -118,22 +130,31 @@ class Line:
         self._standing.target_s, self._standing.after_s = rules.target_s, rules.patience_s
         self.input_weight = rules.input_weight
         self.output_weight = rules.output_weight
+        self.bounded = rules.prefill_s < inf
+        self.prefill.follow(rules.prefill_s)
 
-    def start(self, place: Place) -> None:
+    def has_room(self, tokens: int) -> bool:
+        """Whether engines have room for a prompt of so many tokens, a place aside."""
+        return not self.bounded or self.prefill.has_room(tokens)
+
+    def start(self, place: Place, now: float) -> None:
         """It is let in: its prompt is charged."""
         self.running += 1
+        if self.bounded:
+            self.prefill.sent(place, place.input_tokens, now, stream=place.stream)
         place.running = True
         tenant = place.tenant
         place.cost = self.input_weight * place.input_tokens
         tenant.counter += place.cost / tenant.weight
 
-    def start_in_kept(self, place: Place) -> bool:
+    def start_in_kept(self, place: Place, now: float) -> bool:
         """Let it have the place that was kept for its tenant, if one was."""
-        if self.kept.pop(place.tenant, None) is None:
+        if place.tenant not in self.kept or not self.has_room(place.input_tokens):
             return False
+        del self.kept[place.tenant]
         self.running -= 1
         self.queue.let_in(place.tenant)
-        self.start(place)
+        self.start(place, now)
         return True
 
     def join(self, place: Place, now: float) -> None:
@@ -152,7 +173,7 @@ class Line:
             self._drain.waiting_began(now)
             self._standing.began(now)
         place.ahead = ceil(ahead)
-        place.waits_for = _waits_for(queue, tenant)
+        place.waits_for = self._waits_for(tenant)
         place.seen = self.running, self.limit, queue.size, tenant.held, wait_s
         queue.push(tenant, priority, place)
         place.promise = self._admission.promise()
@@ -161,6 +182,12 @@ class Line:
         if len(self._deadlines) > 2 * queue.size + _SLACK:
             self._deadlines = [entry for entry in self._deadlines if entry[2].promise is not None]
             heapify(self._deadlines)
+
+    def _waits_for(self, tenant: Tenant) -> Waits:
+        """What a newcomer waits for, about to join: its tenant's own requests come first before anybody else's."""
+        if self.queue.size:
+            return "own_requests_first" if tenant.lanes else "others_first"
+        return "engines_full" if self.running >= self.limit else "engines_reading"
 
     def _see_a_point(self, place: Place, wait_s: float, now: float) -> None:
         """Raises `Overloaded` where it would wait for too long."""
@@ -174,29 +201,42 @@ class Line:
         """It is over, or its caller no longer waits."""
         place.tenant.held -= 1
         self._admission.under_way -= 1
+        if place.unread:
+            self.prefill.read(place, now, None)
         if place.running and self.queue.size:
             self._drain.freed(now, self.limit)
             if self._keeps(place, now):
                 self.kept[place.tenant] = now + KEPT_S
             else:
                 self.running -= 1
-                self.let_in(now)
+            self.let_in(now)
         elif place.running:
             self.running -= 1
         elif place.promise is not None:
             place.promise = None
             self.queue.remove(place.tenant, place.priority, place)
+            self.let_in(now)  # who is behind a long prompt may have room now
+
+    def read(self, place: Place, now: float, took_s: float) -> None:
+        """An engine has read a prompt: there may be room for another."""
+        self.prefill.read(place, now, took_s)
+        if self.queue.size:
+            self.let_in(now)
 
     def let_in(self, now: float) -> None:
         """Give the free places to those whose turn it is."""
         while self.queue.size and self.running < self.limit:
-            place = self.queue.pop()
+            place = self.queue.next()
+            late = place.deadline <= now
+            if not late and not self.has_room(place.input_tokens):
+                return
+            self.queue.pop()
             promise, place.promise = place.promise, None
             assert promise is not None
-            if place.deadline <= now:
+            if late:
                 self._break(promise, self._too_late(now))
             else:
-                self.start(place)
+                self.start(place, now)
                 promise.set_result(None)
 
     def _keeps(self, place: Place, now: float) -> bool:
@@ -245,10 +285,3 @@ class Line:
             "wait_s": None if wait_s is None else round(wait_s, 3),
         }
         return refusal
-
-
-def _waits_for(queue: FairQueue[Place], tenant: Tenant) -> Waits:
-    """What a newcomer waits for, about to join: its tenant's own requests come first before anybody else's."""
-    if not queue.size:
-        return "engines_full"
-    return "own_requests_first" if tenant.lanes else "others_first"

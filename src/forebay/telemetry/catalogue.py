@@ -126,6 +126,18 @@ ACTIVE = Metric("forebay_active_requests", "gauge", "Relayed requests under way.
 QUEUE_DEPTH = Metric("forebay_queue_requests", "gauge", "Requests that wait for a model's engines.", ("model",))
 QUEUE_RUNNING = Metric("forebay_queue_running", "gauge", "Requests that a model's engines have now.", ("model",))
 QUEUE_LIMIT = Metric("forebay_queue_limit", "gauge", "Requests that a model's engines may have at once.", ("model",))
+PREFILL_TOKENS = Metric(
+    "forebay_prefill_tokens",
+    "gauge",
+    "Prompt tokens that a model's engines were sent and have not read yet, where that is bounded (prefill_target_s).",
+    ("model",),
+)
+PREFILL_LIMIT_TOKENS = Metric(
+    "forebay_prefill_limit_tokens",
+    "gauge",
+    "Prompt tokens that they may have unread: what they read in prefill_target_s, as measured.",
+    ("model",),
+)
 QUEUE_WAIT = Metric(
     "forebay_queue_wait_seconds",
     "histogram",

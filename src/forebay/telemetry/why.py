@@ -69,6 +69,7 @@ _KINDS = {
 }
 _WAITS = {
     "engines_full": "all places taken",
+    "engines_reading": "the engines had enough prompts to read",
     "own_requests_first": "its tenant's own requests came first",
     "others_first": "others were before it",
 }
@@ -306,7 +307,9 @@ def _place(queued: Step) -> str:
     told = f"{detail['running']} of {detail['places']} running" if "places" in detail else ""
     ahead = f"place {detail['ahead']} in line"
     why = "" if detail["waits_for"] == "engines_full" else f", {_WAITS[detail['waits_for']]}"
-    return f"{told}, {ahead}{why}" if detail["ahead"] > 1 else told or _WAITS[detail["waits_for"]]
+    if detail["ahead"] > 1:
+        return f"{told}, {ahead}{why}"
+    return f"{told}{why}" if told and detail["waits_for"] == "engines_reading" else told or _WAITS[detail["waits_for"]]
 
 
 def _passed(step: Step) -> str:

@@ -19,6 +19,13 @@ class Timings(msgspec.Struct, gc=False):
     tokens_per_second: float | None = None
 
 
+def read_s(timings: Timings) -> float | None:
+    """How long an engine took to read a prompt, from when it came, seconds; None where it does not tell."""
+    if timings.time_to_first_token_ms is None:
+        return None
+    return (timings.time_to_first_token_ms + (timings.queue_time_ms or 0.0)) / 1000
+
+
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _timings = msgspec.json.Decoder(Timings)
 

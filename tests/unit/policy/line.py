@@ -6,6 +6,7 @@ from typing import Any
 from forebay.policy.admission import Admission
 from forebay.policy.auth import Principal
 from forebay.policy.line import AdmissionRules, Place
+from forebay.policy.prefill import Prefill
 
 MODEL = "m"
 
@@ -47,3 +48,25 @@ def is_in(place: Place) -> bool:
 
 def refused(place: Place) -> bool:
     return isinstance(place.granted, Promise) and place.granted.refusal() is not None
+
+
+class Admitted:
+    """One model's admission, and what a test asks it for."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+
+    def ask(self, tenant: str, tokens: int, now: float, *, stream: bool = True) -> Place:
+        return self.admission.acquire(principal(tenant), MODEL, tokens, now, stream=stream)
+
+    @property
+    def prefill(self) -> Prefill:
+        return self.admission.lines[MODEL].prefill
+
+    @property
+    def running(self) -> int:
+        return self.admission.lines[MODEL].running
+
+
+def admitted(capacity: int | Engines, **rules: Any) -> Admitted:
+    return Admitted(admission(capacity, **rules))

@@ -260,6 +260,13 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "answered by engine-0 in 3.6 s: waited 3.2 s for a place: 64 of 64 running",
     ),
+    "behind prompts to read": (
+        story(
+            *((1.0, "queued", {**QUEUED, "ahead": 1, "waits_for": "engines_reading"}), (3201.0, "admitted", {})),
+            *(sent(3201.0), ended("answered", 3600.0)),
+        ),
+        "answered by engine-0 in 3.6 s: waited 3.2 s for a place: 64 of 64 running, the engines had enough prompts to read",
+    ),
     "behind one's own": (
         story(
             *((1.0, "queued", {**QUEUED, "waits_for": "own_requests_first"}), (3201.0, "admitted", {})),

@@ -103,7 +103,7 @@ forebay.dev/track: {{ .track }}
   "host" "0.0.0.0" "port" 8000 "metrics_port" 9464 "metrics_port_public" true "log_format" "json"
   "drain_delay_s" $values.gateway.drain.delaySeconds "drain_timeout_s" $values.gateway.drain.timeoutSeconds
   "allow_anonymous" $values.auth.allowAnonymous "allow_plain_admin" true
-  "cache_shared" $values.redis.sharedCache }}
+  "prefill_target_s" 0.5 "cache_shared" $values.redis.sharedCache }}
 {{- $settings = merge (deepCopy $values.settings) $settings }}
 {{- if .hot }}{{ $settings = merge (dict "upstream" $upstream "group_weights" $weights) $settings }}{{ end }}
 {{- toJson $settings }}

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Literal
 
-from forebay.config.groups.group import Group, Seconds, declare
+from forebay.config.groups.group import Group, Seconds, SecondsOrZero, declare
 
 setting = partial(declare, group="admission")
 
@@ -42,6 +42,14 @@ class AdmissionSettings(Group):
         "What a queue that stands is kept to, seconds: where it has not been empty for queue_timeout_s, who would wait "
         "longer than this is refused with 503, until for as long nobody had to be. Bursts wait as before. None by "
         "default: everybody may wait for queue_timeout_s.",
+        hot=True,
+    )
+    prefill_target_s: SecondsOrZero | None = setting(
+        None,
+        "Engines are sent no more prompt tokens than they read in about so long, seconds, as measured, though always "
+        "2048: vLLM reads prompts in turn, and who comes behind long ones waits for all that it has. What is beyond "
+        "waits in the queue, where others may go first. 0 for no bound; by default 0.5 where Forebay starts engines "
+        "itself, else 0.",
         hot=True,
     )
     standby_models: tuple[str, ...] = setting(
