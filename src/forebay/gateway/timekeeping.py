@@ -1,10 +1,11 @@
 """Everything that has a deadline is looked at a few times a second, so that no request costs a timer."""
 
-import asyncio
 import time
 from email.utils import formatdate
 from time import monotonic
 from typing import TYPE_CHECKING
+
+from forebay.absence import absent_during
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -30,7 +31,8 @@ async def keep_time(gateway: "Gateway") -> None:
         if gateway.local_limits.begun and gateway.shared_limits is None:
             gateway.tell_of_forgetting()
         gateway.local_limits.sweep(now)
-        await asyncio.sleep(SWEEP_EVERY_S)
+        if await absent_during(SWEEP_EVERY_S):
+            gateway.pipeline.excuse(monotonic())
 
 
 def day_and_month(wall: float) -> tuple[int, int]:
