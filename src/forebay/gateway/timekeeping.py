@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from forebay.absence import absent_during
+from forebay.gateway.spare import make_room
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -24,6 +25,7 @@ async def keep_time(gateway: "Gateway") -> None:
         gateway.recorder.tenants.turn(now)
         for connection in [*gateway.connections, *gateway.watchers]:
             connection.check(now)
+        make_room(gateway.connections, min(gateway.settings.max_connections, gateway.most_callers), now)
         for replica in gateway.replicas:
             replica.upstream.close_idle()
         gateway.membership.sweep()
