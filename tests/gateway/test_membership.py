@@ -206,6 +206,22 @@ async def test_a_replica_that_returns_after_it_was_gone_is_a_new_one(
             assert (await chat(running.url)).status == 200
 
 
+async def test_an_engine_with_another_model_at_the_address_of_one_that_served_is_found_out(
+    start_gateway: StartGateway,
+) -> None:
+    """It was there again before anybody saw that the one before had gone."""
+    async with FakeEngine() as engine, start_gateway(engine.url, health_interval_s=0.1) as running:
+        assert (await chat(running.url)).status == 200
+        await engine.stop()
+        engine.models = ["another-model"]
+        await engine.start()
+        await until(lambda: "another-model" in running.gateway.replicas.longest)
+        assert (await chat(running.url, model="another-model")).status == 200
+        gone = await chat(running.url)
+        assert (gone.status, error_of(gone)["code"]) == (404, "model_not_found")
+    assert engine.calls(CHAT)[-1].body["model"] == "another-model"
+
+
 async def test_a_found_replica_is_not_asked_before_it_answers(api: FakeKubernetes, start_gateway: StartGateway) -> None:
     async with FakeEngine() as one, FakeEngine() as starting:
         starting.on("/v1/models", Behaviour(status=503))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -247,6 +248,24 @@ async def test_an_idle_connection_is_closed_in_time(start_gateway: StartGateway)
             await raw.request("POST", CHAT, chat_body(), AUTH)
             assert (await raw.read_response("POST")).status == 200
             assert await raw.read_until_end() == (b"", "eof")
+
+
+async def test_where_connections_run_out_those_that_rest_make_room(start_gateway: StartGateway) -> None:
+    """The longest first, and none that was used a moment ago."""
+    async with (
+        FakeEngine() as engine,
+        start_gateway(engine.url, max_connections=10) as running,
+        AsyncExitStack() as open_ones,
+    ):
+        kept = [await open_ones.enter_async_context(connect(running.url)) for _ in range(10)]
+        for raw in kept:
+            await raw.request("POST", CHAT, chat_body(), AUTH)
+            assert (await raw.read_response("POST")).status == 200
+        assert (await chat(running.url)).status == 503
+        assert await kept[0].read_until_end() == (b"", "eof")
+        assert (await chat(running.url)).status == 200
+        await kept[1].request("POST", CHAT, chat_body(), AUTH)
+        assert (await kept[1].read_response("POST")).status == 200
 
 
 async def test_pipelined_requests_of_every_kind_are_answered_in_order(start_gateway: StartGateway) -> None:

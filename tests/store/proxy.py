@@ -7,11 +7,12 @@ from typing import Self
 
 class Proxy:
     """`delay_s` holds back what the server answers; `drop` resets all and accepts nobody until `accept`; `halves`
-    closes each connection after half of an answer."""
+    closes each connection after half of an answer; `instead` is said in the place of whatever the server answers."""
 
     def __init__(self, port: int) -> None:
         self.delay_s = 0.0
         self.halves = False
+        self.instead = b""
         self.url = ""
         self._port = port
         self._dropping = False
@@ -55,5 +56,5 @@ class Proxy:
                     writer.write(data[: len(data) // 2])
                     writer.close()
                     return
-                writer.write(data)
+                writer.write(self.instead if slow and self.instead else data)
         writer.transport.abort()

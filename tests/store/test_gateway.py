@@ -237,6 +237,21 @@ async def test_without_the_database_known_keys_go_on_and_others_are_told_to_wait
         assert told == ["the keys' database cannot be reached; known keys go on", "the keys' database is back"]
 
 
+async def test_who_waits_for_a_database_that_hangs_does_not_wait_for_all_before_it(
+    postgres: str, start_gateway: StartGateway
+) -> None:
+    """Each look-up takes its whole time; those in line behind it are told as soon as the first has failed."""
+    database = made(postgres)
+    flags: dict[str, Any] = {"api_keys": (), "database_url": postgres, "database_timeout_s": 1.0}
+    async with FakeEngine() as engine, start_gateway(engine.url, **flags) as running:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("LOCK TABLE keys IN ACCESS EXCLUSIVE MODE")
+            async with asyncio.timeout(7):  # one after the other they take 20 s
+                answers = await asyncio.gather(*(ask(running, f"sk-{number:032}") for number in range(80)))
+        assert {error_of(answer)["code"] for answer in answers} == {"keys_unavailable"}
+    database.close()
+
+
 async def test_many_requests_with_one_new_key_are_one_look_up(postgres: str, start_gateway: StartGateway) -> None:
     database = made(postgres)
     _, secret = new_key(Keys(database))

@@ -1,6 +1,7 @@
 """The usage ledger: every request once, whatever fails on the way. On SQLite and on PostgreSQL."""
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from forebay.policy.prices import Price
 from forebay.policy.usage import Counts
 from forebay.store.database import Database
 from forebay.store.ledger import Ledger, NoSpool, open_ledger
-from forebay.store.spool import open_spool
+from forebay.store.spool import open_spool, orphans
 from forebay.store.usage import Question, Sum, sums
 from forebay.wire.usage import Usage
 from tests.store.databases import made, settings_for
@@ -175,6 +176,17 @@ async def test_a_full_spool_leaves_usage_in_memory(postgres: str, tmp_path: Path
             await until(lambda: requests(database) == 11)
             assert ledger.dropped == 0
     database.close()
+
+
+async def test_a_spool_that_somebody_removes_is_made_again(database: Database, tmp_path: Path) -> None:
+    async with running(ledger_in(database, tmp_path / "spool")) as ledger:
+        use(ledger)
+        await until(lambda: requests(database) == 1)
+        shutil.rmtree(tmp_path / "spool")
+        use(ledger)
+        await until(lambda: requests(database) == 2)
+        assert ledger.failed_to_keep == 0
+        assert [other.writer for other in orphans(tmp_path / "spool")] == []  # it is locked again
 
 
 async def test_two_gateways_add_to_the_same_entries(database: Database, tmp_path: Path) -> None:

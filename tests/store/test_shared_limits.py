@@ -184,6 +184,26 @@ async def test_away_each_gateway_enforces_its_share_at_once_and_says_so_once(
         assert [" away" in line for line in told(caplog)] == [True, True, False, False], "each gateway says both once"
 
 
+@pytest.mark.parametrize("answer", [b"+OK\r\n", b":1\r\n", b"*2\r\n$1\r\na\r\n:1\r\n", b"*3\r\n:1\r\n:2\r\n:\r\n"])
+async def test_answers_that_the_script_never_gives_are_taken_for_none(
+    answer: bytes, start_gateway: StartGateway, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else's server, or a connection out of step: nobody waits for ever, and nobody is told 500."""
+    flags = {"key_limits": {"requests_per_minute": 20}, "cache_models": ["fake-model"], "cache_shared": True}
+    async with Proxy(valkey.port) as proxy, FakeEngine() as engine:
+        async with gateways(start_gateway, engine, proxy.url, 1, **flags, **IMPATIENT) as running:
+            assert passed([await chat(running[0].url, seed=0, temperature=0)]) == 1
+            proxy.instead = answer
+            answers = [await chat(running[0].url, seed=seed, temperature=0) for seed in range(10)]
+            assert passed(answers) == 10
+            await until(lambda: is_degraded(running[0]))
+            proxy.instead = b""
+            await until(lambda: not is_degraded(running[0]))
+            assert passed(await chats(running, 20, seed=0, temperature=0)) == 9
+            assert not any(running[0].gateway.background.failures.values())
+    assert ["away" in line for line in told(caplog)] == [True, False]
+
+
 async def test_slow_counts_cost_one_time_out_and_not_one_a_request(
     start_gateway: StartGateway, valkey: ValkeyServer
 ) -> None:

@@ -79,7 +79,7 @@ def _from_file(path: Path | None) -> list[tuple[str, Any, str]]:
     if path is None:
         return []
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")  # Windows writes such a mark
         table = tomllib.loads(text)
     except OSError as failure:
         raise SettingsError(f"{path}: cannot be read: {failure.strerror}") from None

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
+from forebay.absence import absent_during
 from forebay.config.settings import Settings
 from forebay.engines.spec import EngineSpec
 from forebay.engines.work import Work
@@ -33,7 +34,8 @@ async def watch_work(
         while (stalled_s := work.stalled_for(monotonic())) is None:
             if (probing is None or probing.done()) and work.probe_due(monotonic()):
                 probing = asyncio.create_task(_probe(pool, spec, settings, work))
-            await asyncio.sleep(settings.health_interval_s)
+            if await absent_during(settings.health_interval_s):
+                work.excuse(monotonic())
             busy_s = await asyncio.to_thread(busy_seconds)  # it reads a file for each of its threads
             work.computed(busy_s, monotonic())
             await _read(pool, spec, settings, work)

@@ -46,6 +46,10 @@ class Work:
         self._pending_since = self._asked_at = None
         self._quiet_since = now
 
+    def excuse(self, now: float) -> None:
+        """Nobody looked for a while: count its silence from now on."""
+        self._progress.moved(now)
+
     def computed(self, busy_s: float, now: float) -> None:
         """How long its threads have computed, or waited for a processor."""
         self._progress.computed(busy_s, now)

@@ -301,6 +301,12 @@ class Pipeline:
                 exchange.relay.check(now)
         self.admission.sweep(now)
 
+    def excuse(self, now: float) -> None:
+        """Blame no engine for its silence until now: we were not there to hear it."""
+        for exchange in self.running:
+            if exchange.relay is not None:
+                exchange.relay.excuse(now)
+
     def cut_off(self, now: float) -> None:
         """End everything that still runs, and begin nothing more: the drain's time is over, and callers are told."""
         self._over = True

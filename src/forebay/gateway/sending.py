@@ -327,6 +327,10 @@ class Sending(ABC):
             if now - self._progress_at > limit:
                 self._connection.fail("timeout", f"nothing came for {limit:g} s")
 
+    def excuse(self, now: float) -> None:
+        """Count the engine's silence from now on."""
+        self._progress_at = now
+
     @property
     def waits_since(self) -> float | None:
         """Since when the engine owes this exchange something; None where it does not, or the client is the slow one."""

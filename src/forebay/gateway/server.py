@@ -162,6 +162,11 @@ class ClientConnection(AnsweringInOrder):
                 if self.current is None and age > LINGER_S:
                     self.transport.abort()
 
+    def rested_s(self, now: float) -> float:
+        """For how long it has been kept alive and nothing came; 0 where something is under way, or never came."""
+        rests = self._served and self._phase is _IDLE and self.current is None and not self._waiting
+        return now - self._since if rests else 0.0
+
     # Parser callbacks
     def on_message_begin(self) -> None:
         if self._phase is _DEAF:

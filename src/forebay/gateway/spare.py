@@ -3,13 +3,23 @@
 On one of those few, whoever watches or administers is answered at once, and whoever else asks is told to come back.
 Each is for one request, and soon closed where none comes. When all of them are taken too, a newcomer has the place of
 the oldest that is not being answered.
+
+Before it comes to that, connections kept alive that nobody uses make room, those that have rested longest first.
 """
+
+from collections.abc import Collection
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from forebay.descriptors import SPARE
 from forebay.gateway.answering import Answering
 from forebay.refusals import Overloaded
 
+if TYPE_CHECKING:
+    from forebay.gateway.server import ClientConnection
+
 SPARE_IDLE_S = 2.0
+CROWDED = 0.9  # of the connections that callers may have
 
 
 class SpareConnections:
@@ -35,6 +45,15 @@ class SpareConnections:
     def forget(self, connection: Answering) -> None:
         """It is closed, and may not have been one of them."""
         self._open.pop(connection, None)
+
+
+def make_room(connections: Collection["ClientConnection"], most: int, now: float) -> None:
+    """Where more than `CROWDED` of the most that may be are open, close as many more, if they have rested a while."""
+    over = len(connections) - int(most * CROWDED)
+    if over > 0:
+        resting = [(rested_s, one) for one in connections if (rested_s := one.rested_s(now)) > SPARE_IDLE_S]
+        for _, one in sorted(resting, key=itemgetter(0), reverse=True)[:over]:
+            one.transport.close()
 
 
 def too_many() -> Overloaded:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from time import monotonic
 from typing import Any
 
+from forebay.absence import absent_during
 from forebay.failures import Failure
 from forebay.gateway.exchange import Exchange
 from forebay.replicas.replica import Replica
@@ -36,7 +37,9 @@ class StallWatch:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            if await absent_during(LOOK_EVERY_S):
+                for replica in self._pending():
+                    replica.progress.moved(monotonic())
             self.look(monotonic())
 
     def look(self, now: float) -> None:

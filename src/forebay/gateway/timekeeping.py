@@ -1,10 +1,12 @@
 """Everything that has a deadline is looked at a few times a second, so that no request costs a timer."""
 
-import asyncio
 import time
 from email.utils import formatdate
 from time import monotonic
 from typing import TYPE_CHECKING
+
+from forebay.absence import absent_during
+from forebay.gateway.spare import make_room
 
 if TYPE_CHECKING:
     from forebay.gateway.build import Gateway
@@ -23,6 +25,7 @@ async def keep_time(gateway: "Gateway") -> None:
         gateway.recorder.tenants.turn(now)
         for connection in [*gateway.connections, *gateway.watchers]:
             connection.check(now)
+        make_room(gateway.connections, min(gateway.settings.max_connections, gateway.most_callers), now)
         for replica in gateway.replicas:
             replica.upstream.close_idle()
         gateway.membership.sweep()
@@ -30,7 +33,8 @@ async def keep_time(gateway: "Gateway") -> None:
         if gateway.local_limits.begun and gateway.shared_limits is None:
             gateway.tell_of_forgetting()
         gateway.local_limits.sweep(now)
-        await asyncio.sleep(SWEEP_EVERY_S)
+        if await absent_during(SWEEP_EVERY_S):
+            gateway.pipeline.excuse(monotonic())
 
 
 def day_and_month(wall: float) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 A replica is taken in when `/v1/models` names a model; after a stall, only once it has generated again. It is taken out
 when it refuses connections or answers `/health` with anything but 200, twice in a row: a time-out proves nothing, since
 a saturated engine answers late, nor does it when we ourselves have no file descriptor left to ask with. (Stalls under
-load are found by `gateway/stalls.py`.)
+load are found by `gateway/stalls.py`.) Which models it serves is asked with its health: another engine may have come to
+its address.
 
 A replica that has had nothing to do for us for a while is asked for one token, since `/health` would not tell that it
 hangs. If that does not come in time, and the step counter, where it can be read, has not moved either, it has stalled.
@@ -74,6 +75,7 @@ async def watch(
                 _set_ready(replica, True, "answers", on_change)
             elif monotonic() - quiet_since < idle_probe_s:
                 await check_health(replica.upstream, timeout_s, replica.api_key)
+                await _follow_models(replica, timeout_s, on_change)
             else:
                 await _probe(replica, timeout_s)
                 quiet_since = monotonic()
@@ -96,6 +98,15 @@ async def _see_whether_it_works(replica: Replica, timeout_s: float) -> None:
     if replica.suspect and replica.models:
         await generate_once(replica.upstream, next(iter(replica.models)), timeout_s, replica.api_key)
         replica.suspect = False
+
+
+async def _follow_models(replica: Replica, timeout_s: float, on_change: Callable[[Replica], None]) -> None:
+    """Another engine may have taken its address meanwhile, and refused no connection. Raises `Failure`."""
+    before = replica.models
+    await learn_models(replica, timeout_s)
+    if replica.models != before:
+        log.warning("replica serves other models", extra={"replica": replica.name, "models": list(replica.models)})
+        on_change(replica)
 
 
 async def _probe(replica: Replica, timeout_s: float) -> None:

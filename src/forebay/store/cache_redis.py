@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from forebay.policy.cache import Entry
-from forebay.store.limits_script import AWAY
+from forebay.store.limits_script import AWAY, NONSENSE
 
 log = logging.getLogger("forebay.store")
 
@@ -80,17 +80,18 @@ class SharedEntries:
                         [_ENTRY + key, _LEADER + key], [self._name, max(int(wait_s * 1000), 1)]
                     )
                 self._unless_cancelled()
+                entry = _read(found, number) if found is not None else None
             except asyncio.CancelledError:
                 self._give_up(key)
                 raise
-            except AWAY as failure:
+            except (*AWAY, *NONSENSE) as failure:
                 self._failed(failure)
                 self._give_up(key)
                 return None
             if self._owed:
                 self._pay()
             if found is not None:
-                return _read(found, number)
+                return entry
             if number:
                 self._leading.add(key)
                 return None

@@ -69,7 +69,7 @@ class Corrections:
         owed = self._owed.get(key)
         if owed is None:
             if len(self._owed) >= MOST_OWED:
-                self._lose(1)
+                self._lose(1, f"more than {MOST_OWED} wait")
                 return False
             owed = self._owed[key] = Owed(account, at, date)
         owed.requests += requests
@@ -116,9 +116,9 @@ class Corrections:
 
     def give_up(self) -> None:
         """There is no time left for those that wait."""
-        self._lose(len(self._owed))
+        self._lose(len(self._owed), "the gateway ends")
 
-    def _lose(self, count: int) -> None:
+    def _lose(self, count: int, why: str) -> None:
         if self.lost == 0 and count:
-            log.error("corrections to shared limits are given up: too many wait", extra={"most": MOST_OWED})
+            log.error("corrections to shared limits are given up", extra={"count": count, "why": why})
         self.lost += count

@@ -134,12 +134,19 @@ class KeyDirectory:
 
     async def _rows_there(self, statement: Select[Any], **values: bytes | str) -> list[Any] | Refusal:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, statement, values)
+            rows = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, statement, values)
         except SQLAlchemyError as failure:
             self.failed += 1
             return self._unavailable(why(failure))
+        if rows is None:
+            self.failed += 1
+            return unavailable()
+        return rows
 
-    def _read(self, statement: Select[Any], values: dict[str, Any]) -> list[Any]:
+    def _read(self, statement: Select[Any], values: dict[str, Any]) -> list[Any] | None:
+        """Rows; None where it turned out, while this waited for its turn, that nobody answers: each would take long."""
+        if self.away:
+            return None
         with self._database.engine.connect() as connection:
             return list(connection.execute(statement, values))
 

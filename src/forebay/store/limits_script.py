@@ -17,7 +17,9 @@ from forebay.store.shared_lease import PREFIX, limits_of
 
 SCRIPT = (files("forebay.store") / "limits.lua").read_text()
 GATEWAYS, SETTLED = PREFIX + "gateways", PREFIX + "settled:"
-AWAY = (RedisError, OSError, TimeoutError, RuntimeError)  # the last is uvloop's: written to a connection just reset
+# RuntimeError is uvloop's, of a connection just reset; ValueError redis-py's, of a number that is none
+AWAY = (RedisError, OSError, TimeoutError, RuntimeError, ValueError)
+NONSENSE = (TypeError, LookupError, AttributeError)  # what comes of reading an answer of another form than ours have
 CONNECT_S = 1.0
 Call = list[Any]  # how many keys, the keys, the arguments
 
@@ -91,10 +93,12 @@ async def in_time(task: asyncio.Future[Any], limit_s: float) -> bool:
 
 
 def answers_of(done: asyncio.Future[list[Any]]) -> list[Any]:
-    """What was answered. Raises the first failure."""
+    """What was answered. Raises the first failure; TypeError for what is no list."""
     for answer in done.result():
         if isinstance(answer, Exception):
             raise answer
+        if not isinstance(answer, list):
+            raise TypeError(f"{answer!r:.100} is no list")
     return done.result()
 
 

@@ -17,13 +17,16 @@ import asyncio
 import contextlib
 import logging
 from time import monotonic, time
+from typing import Any
+
+from redis.exceptions import InvalidResponse
 
 from forebay.policy.accounts import BUCKETS_PER_S, Account
 from forebay.policy.auth import Principal
 from forebay.policy.limits import LimitLease, Limits
 from forebay.store.corrections import MOST_AT_ONCE as MOST_SETTLED_AT_ONCE
 from forebay.store.corrections import Corrections
-from forebay.store.limits_script import AWAY, Call, LimitsScript, answers_of, in_time
+from forebay.store.limits_script import AWAY, NONSENSE, Call, LimitsScript, answers_of, in_time
 from forebay.store.shared_lease import GRANTED, MENDED, SharedLease, name_of, refusal_of, shared_lines
 
 log = logging.getLogger("forebay.limits")
@@ -125,19 +128,28 @@ class SharedLimits:
                 task.cancel()
                 raise TimeoutError(f"no answer within {self._timeout_s:g} s")
         try:
-            answers = answers_of(task)
+            self._heard(settle, asked, task, late=late)
         except AWAY:
             self._waiting[:0] = asked
             raise
-        if settle is not None:
-            self._settled(settle, answers.pop(0), monotonic())
-        for lease, answer in zip(asked, answers, strict=True):
-            if late:
-                self._undo(lease, answer)
-            else:
-                self._answered(lease, answer)
         if self.degraded:
             self._recover(monotonic())
+
+    def _heard(
+        self, settle: Call | None, asked: list[SharedLease], done: "asyncio.Future[list[Any]]", *, late: bool
+    ) -> None:
+        """Do as the script has said. Raises what `AWAY` lists, `InvalidResponse` for what the script never says."""
+        try:
+            answers = answers_of(done)
+            if settle is not None:
+                self._settled(settle, answers.pop(0), monotonic())
+            for lease, answer in zip(asked, answers, strict=True):
+                if late:
+                    self._undo(lease, answer)
+                else:
+                    self._answered(lease, answer)
+        except (*NONSENSE, ValueError) as failure:
+            raise InvalidResponse(f"not the script's answer: {failure}") from failure
 
     async def _until_work(self) -> None:
         if not self._waiting and not len(self.corrections):
@@ -202,10 +214,10 @@ class SharedLimits:
             self._decided_alone(lease, now)
 
     def _settled(self, settlement: Call, answer: list[int], now: float) -> None:
-        self.corrections.answered()
-        self._heard_at = now
         self._ahead_s = answer[0] / 1000 - now
         self.gateways = max(answer[1], 1)
+        self.corrections.answered()
+        self._heard_at = now
         self._tell_of([name_of(settlement[2 * number + 1]) for number in answer[2:]])
 
     def _tell_of(self, mended: list[str]) -> None:

@@ -64,6 +64,9 @@ class Spool:
         name = f"{self._number + 1:012d}"
         unfinished = self._directory / f".{name}"
         try:
+            if not self._directory.exists():  # somebody has removed it; what comes need not be lost too
+                lock, self._lock = self._lock, _make(self.root, self.writer)
+                os.close(lock)
             _write(unfinished, data)
             unfinished.rename(self._directory / f"{name}.json")
         except OSError:
@@ -107,15 +110,9 @@ def read(path: Path) -> Batch:
 
 def open_spool(root: Path, most_bytes: int) -> Spool:
     """A new writer's. Raises OSError."""
-    root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    root.mkdir(exist_ok=True, mode=0o700)
     writer = secrets.token_hex(8)
-    unlocked = root / f".{writer}"  # nobody takes it over before it is locked
-    unlocked.mkdir(mode=0o700)
-    lock = _locked(unlocked)
-    if lock is None:
-        raise OSError(f"{root} is on a file system that has no locks")
-    return Spool(unlocked.rename(root / writer), lock, most_bytes)
+    lock = _make(root, writer)
+    return Spool(root / writer, lock, most_bytes)
 
 
 def orphans(root: Path) -> Iterator[Spool]:
@@ -124,6 +121,19 @@ def orphans(root: Path) -> Iterator[Spool]:
         lock = _locked(directory)
         if lock is not None:
             yield Spool(directory, lock)
+
+
+def _make(root: Path, writer: str) -> int:
+    """Make a writer's directory; return the descriptor that holds its lock. Raises OSError."""
+    root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.mkdir(exist_ok=True, mode=0o700)
+    unlocked = root / f".{writer}"  # nobody takes it over before it is locked
+    unlocked.mkdir(exist_ok=True, mode=0o700)
+    lock = _locked(unlocked)
+    if lock is None:
+        raise OSError(f"{root} is on a file system that has no locks")
+    unlocked.rename(root / writer)
+    return lock
 
 
 def _locked(directory: Path) -> int | None:

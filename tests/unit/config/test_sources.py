@@ -57,6 +57,11 @@ def test_an_unknown_key_and_broken_toml_are_refused(tmp_path: Path) -> None:
         load_settings({}, {}, file)
 
 
+def test_a_byte_order_mark_before_a_file_is_no_part_of_it(tmp_path: Path) -> None:
+    (file := tmp_path / "forebay.toml").write_text("port = 8123\n", "utf-8-sig")
+    assert load_settings({}, {}, file)[0].port == 8123
+
+
 def test_listening_beyond_loopback_needs_a_key_or_a_word() -> None:
     load_settings({"host": "0.0.0.0"}, {"API_KEYS": "sk-a"})
     load_settings({"host": "0.0.0.0", "allow_anonymous": True}, {})

@@ -89,3 +89,13 @@ def test_a_reading_that_failed_is_no_idleness_and_no_proof() -> None:
     busy.read(1, steps=5, now=1)
     assert busy.stalled_for(20) is None
     assert busy.stalled_for(22) == 21  # work was seen, and then silence for twice the time
+
+
+def test_of_a_time_when_nobody_looked_it_is_not_blamed() -> None:
+    work = a_work()
+    work.read(2, steps=5, now=1)
+    work.excuse(60)
+    work.read(2, steps=5, now=60)  # it was frozen too
+    assert work.stalled_for(60) is None
+    work.read(2, steps=5, now=71)
+    assert work.stalled_for(71) == 70

@@ -20,7 +20,11 @@ class ServerSettings(Group):
     tls_cert_file: Path | None = setting(None, "PEM certificate chain; turns TLS on.")
     tls_key_file: Path | None = setting(None, "PEM private key of the certificate.")
     max_connections: int = setting(
-        10_000, "Client connections held at once; further ones are answered 503.", ge=1, hot=True
+        10_000,
+        "Client connections held at once; further ones are answered 503. When nine tenths are open, those that have "
+        "rested longest make room, though keepalive_timeout_s is not over.",
+        ge=1,
+        hot=True,
     )
     max_url_bytes: int = setting(8192, "Longest request target, bytes.", ge=256, le=MIB, hot=True)
     max_header_bytes: int = setting(32_768, "Largest request header section, bytes.", ge=1024, le=MIB, hot=True)
