@@ -100,6 +100,11 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(start_gateway: Star
             assert error_of(answer)["code"] == "method_not_allowed"
 
 
+async def test_a_mark_with_no_query_behind_it_is_no_other_path(start_gateway: StartGateway) -> None:
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        assert (await fetch(running.url, "POST", CHAT + "?", chat_body(), **AUTH)).status == 200
+
+
 BAD_BODIES = {
     "empty": (b"", "invalid_json"),
     "no json": (b"{nope", "invalid_json"),

@@ -143,7 +143,7 @@ def find_route(method: bytes, target: bytes) -> Route | None:
     path, _, query = target.partition(b"?")
     if path.startswith(_STORED_RESPONSE):
         return _stored_response(method, path, query)
-    return _EXACT.get((method, path)) if query else None
+    return _EXACT.get((method, path)) if b"#" not in query else None
 
 
 def _stored_response(method: bytes, path: bytes, query: bytes) -> Route | None:
