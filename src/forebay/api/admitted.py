@@ -35,7 +35,7 @@ class AdmittedRoute(APIRoute):
             settings = gateway.settings
             most_entries = max(MOST_ENTRIES, settings.max_batch_prompts)
             shape = settings.max_json_depth, settings.max_json_parts, most_entries
-            with held(gateway.room, _most_bytes(request, settings.max_body_bytes)):
+            with held(gateway.room, most_bytes(request, settings.max_body_bytes)):
                 if body := await request.body():
                     content_type = request.headers.get("content-type")
                     check_json(content_type.encode("latin-1") if content_type is not None else None)
@@ -56,7 +56,7 @@ class CallersRoute(AdmittedRoute):
     scope = "inference"
 
 
-def _most_bytes(request: Request, most: int) -> int:
+def most_bytes(request: Request, most: int) -> int:
     """How large the body will be, at most."""
     if (length := request.headers.get("content-length")) is not None:
         return int(length)
