@@ -34,7 +34,7 @@ from forebay.api import (
 from forebay.api.inner import GONE, fields_of
 from forebay.gateway.cors import EXPOSED_HEADERS
 from forebay.gateway.errors import error_body, error_headers, id_lines
-from forebay.gateway.routes import RELAYED_PATHS, dialect_of
+from forebay.gateway.routes import dialect_of, methods_of
 from forebay.policy.auth import Principal, presented, require
 from forebay.policy.grants import dotted, said
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
@@ -58,7 +58,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
     app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = app.state.role = gateway
     app.state.started_at = monotonic()
-    app.state.relayed = RELAYED_PATHS
+    app.state.relayed = methods_of
     app.state.about = about.About((*OPEN, *KEYED))
     callers, administrators = _needs(gateway, "inference"), _needs(gateway, "admin")
     app.state.admit = {
@@ -76,7 +76,6 @@ def make_app(gateway: "Gateway") -> FastAPI:
         app.include_router(router, dependencies=metrics_need)
     for router in ADMIN:
         app.include_router(router, dependencies=administrators)
-    _answer_as_elsewhere(app, gateway)
     if gateway.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -94,6 +93,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
             ],
             expose_headers=EXPOSED_HEADERS.decode().split(", "),
         )
+    _answer_as_elsewhere(app, gateway)  # around all else, so that what the others answer has its id and its line too
     return app
 
 
@@ -101,7 +101,7 @@ def make_metrics_app(gateway: "Gateway") -> FastAPI:
     """What is served on the metrics port: health and metrics alone."""
     app = FastAPI(title="Forebay's metrics", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = app.state.role = gateway
-    app.state.relayed = frozenset()
+    app.state.relayed = lambda _path: []
     settings = gateway.settings
     is_open = settings.metrics_public or settings.metrics_port_public
     app.state.sees = health.everybody if is_open else _sees(gateway)
@@ -246,12 +246,11 @@ def _place(where: Sequence[Any], body: Any) -> Iterator[Any]:
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own errors: unknown path, wrong method. A relayed path is only here for its method."""
+    """Starlette's own errors: unknown path, wrong method. A relayed path is here for its method or its query."""
     assert isinstance(error, HTTPException)
-    path = request.scope["raw_path"].decode("ascii")
-    relayed = path in request.app.state.relayed
-    if error.status_code == 405 or relayed:
-        allowed = ["POST"] if relayed else _methods(request.scope)
+    relayed: list[str] = request.app.state.relayed(request.scope["raw_path"])
+    if error.status_code == 405 or (relayed and request.method not in relayed):
+        allowed = relayed or _methods(request.scope)
         headers = ((b"allow", ", ".join(allowed).encode()),)
         return _refusal_response(request, MethodNotAllowed(f"Use {' or '.join(allowed)} here.", headers=headers))
     if error.status_code == 404:
