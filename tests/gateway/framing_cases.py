@@ -393,6 +393,7 @@ _reject("high-bytes-in-target", request(target=TARGET + b"?a=\xc3\xa9"), "not AS
 _reject("empty-target", request(target=b""), "no target")
 _reject("target-without-slash", request(target=b"v1/completions"), "no path", statuses=(400, 404))
 _reject("target-fragment", request(target=TARGET + b"#x"), "a fragment is never sent", statuses=(400, 404))
+_reject("target-fragment-behind-a-query", request(target=TARGET + b"?a#x"), "a fragment is never sent")
 _reject("target-star", request(target=b"*"), "only for OPTIONS", statuses=(400, 404, 405))
 _reject("target-absolute", request(target=b"http://gateway.test" + TARGET), "absolute-form", statuses=(400, 404))
 _reject(
@@ -439,6 +440,8 @@ for _name, _host in {
     "high-bytes": b"Host: gateway\xc3\xa9.test\r\n",
     "nul": b"Host: gateway.test\x00.evil\r\n",
     "folded": b"Host: gateway\r\n .test\r\n",
+    "behind-an-address": b"Host: [::1]gateway.test\r\n",
+    "half-a-bracket": b"Host: gateway]test\r\n",
     "space-before-colon": b"Host : gateway.test\r\n",
 }.items():
     _reject(f"host-{_name}", request(host=_host), "BadHost", statuses=(400, 431))
@@ -486,6 +489,12 @@ _reject(
 )
 _either(
     "upgrade-not-connected", request(extra=b"Upgrade: h2c\r\n"), "not asked for hop by hop", ASKED, statuses=_UPGRADES
+)
+_reject(
+    "content-encoding-twice",
+    request(extra=b"Content-Encoding: gzip\r\nContent-Encoding: identity\r\n"),
+    "which of them?",
+    statuses=(400, 415),
 )
 _either("expect-other", request(extra=b"Expect: a-miracle\r\n"), "417, or ignored", ASKED, statuses=(417, 400))
 _either("expect-twice", request(extra=b"Expect: 100-continue\r\n" * 2), "said twice", ASKED, statuses=(417, 400))

@@ -84,6 +84,7 @@ WRONG_VALUES = {
     "stop": ["1", '["a",1]', json.dumps(["a"] * 17)],
     "stream": ["1", '"true"'],
     "stream_options": ["1", "[]", '"x"'],
+    "tool_choice": ['1e999,"tools":[{}]'],
     "priority": ["-1", "null"],
     "request_id": ['"x"'],
     "cache_salt": ['"x"'],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.calls import AUTH, CHAT, chat, chat_body
+from tests.gateway.calls import AUTH, CHAT, chat, chat_body, error_of
 from tests.gateway.command import gateway_process, on_terminal
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import Behaviour, FakeEngine, Fault
@@ -95,6 +95,19 @@ async def test_the_lines_of_what_is_not_relayed_say_whose_they_are_too(start_gat
         (refused,) = [line for line in lines if line.get("path") == "/debug/runtime"]
         assert (refused["status"], "key_id" in refused) == (401, False)
         assert CANARY not in running.log_file.read_text()
+
+
+async def test_a_bug_beside_the_relay_is_answered_with_its_id_and_has_its_line(start_gateway: StartGateway) -> None:
+    origin = "https://page.example"
+    async with start_gateway(ready=False, cors_origins=(origin,)) as running:
+        running.gateway.replicas.model_cards = broken  # type: ignore[method-assign]
+        failed = await fetch(running.url, "GET", "/v1/models", origin=origin, **MINE)
+        assert (failed.status, error_of(failed)["code"]) == (500, "internal_error")
+        told = (failed.header("x-request-id"), failed.header("access-control-allow-origin"))
+        assert told == ("mine", origin)
+        await running.stop()
+        (line,) = [line for line in running.log_lines() if line.get("path") == "/v1/models"]
+        assert (line["status"], line["request_id"], line["level"]) == (500, "mine", "info")
 
 
 async def test_nobody_can_forge_a_line_or_put_a_secret_into_one(start_gateway: StartGateway) -> None:

@@ -198,6 +198,22 @@ async def test_a_client_that_leaves_while_it_waits_ends_the_engines_work(start_g
         assert engine.calls(CHAT)[0].outcome == "aborted"
 
 
+async def test_a_client_that_leaves_behind_requests_that_wait_ends_the_engines_work(
+    start_gateway: StartGateway,
+) -> None:
+    """Nothing is read while they wait, not even the end."""
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        engine.script(Behaviour(faults=[Fault("head", "hang")]))
+        async with connect(running.url) as raw:
+            for _ in range(3):
+                await raw.request("POST", CHAT, chat_body(), AUTH)
+            await engine.wait_for(lambda e: e.running == 1)
+        async with asyncio.timeout(5):
+            await engine.wait_for(lambda e: e.running == 0)
+        assert [call.outcome for call in engine.calls(CHAT)] == ["aborted"]
+        assert running.gateway.pipeline.running == set()
+
+
 async def test_a_client_that_does_not_read_costs_bounded_memory_and_is_cut_off(start_gateway: StartGateway) -> None:
     event = b'data: {"x":"' + b"y" * 10_000 + b'"}\n\n'
     async with (

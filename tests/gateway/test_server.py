@@ -94,11 +94,20 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(start_gateway: Star
             ("GET", CHAT, "POST"),
             ("DELETE", "/v1/models", "GET"),
             ("GET", "/generate", "POST"),
+            ("DELETE", "/v1/responses/resp_1", "GET"),
+            ("GET", "/v1/responses/resp_1/cancel", "POST"),
             ("PUT", "/v1/conversations/c", "DELETE, GET"),
         ):
             answer = await fetch(running.url, method, path, **AUTH)
             assert (answer.status, answer.header("allow")) == (405, allowed)
             assert error_of(answer)["code"] == "method_not_allowed"
+        odd = await fetch(running.url, "GET", "/v1/responses/resp_1?x=" + "y" * 300, **AUTH)
+        assert (odd.status, odd.header("allow")) == (404, None), "it is not the method that is wrong"
+
+
+async def test_a_mark_with_no_query_behind_it_is_no_other_path(start_gateway: StartGateway) -> None:
+    async with FakeEngine() as engine, start_gateway(engine.url) as running:
+        assert (await fetch(running.url, "POST", CHAT + "?", chat_body(), **AUTH)).status == 200
 
 
 BAD_BODIES = {
@@ -325,6 +334,7 @@ async def test_browsers_may_call_from_the_origins_named(start_gateway: StartGate
         asking = {"origin": "https://ui.example", "access-control-request-method": "POST"}
         preflight = await fetch(running.url, "OPTIONS", CHAT, None, **asking)
         assert (preflight.status, preflight.header("access-control-allow-origin")) == (200, "https://ui.example")
+        assert preflight.header("x-request-id")
 
 
 async def test_each_request_is_one_log_line_without_prompt_answer_or_key(start_gateway: StartGateway) -> None:

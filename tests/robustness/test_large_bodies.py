@@ -90,6 +90,23 @@ async def test_our_own_endpoints_take_no_large_object_apart_on_the_loop(path: st
             assert held_up_s < HELD_UP_S
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate/batch", b'{"prompts":[' + b"1," * 50_000 + b"1]}"),
+        ("/v1/conversations", b'{"model":"m","metadata":{' + b",".join(b'"%x":1' % n for n in range(20_000)) + b"}}"),
+    ],
+)
+async def test_of_many_wrong_entries_no_error_is_made_of_each(
+    path: str, body: bytes, start_gateway: StartGateway
+) -> None:
+    """FastAPI would, on the loop; 2 MB of them were 40 s."""
+    async with start_gateway(ready=False) as running:
+        answer, held_up_s = await post(running.url, body, path)
+        assert (answer.status, error_of(answer)["code"]) == (400, "invalid_json")
+        assert held_up_s < HELD_UP_S
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_body_just_too_small_to_be_counted_first_is_cheap(kind: str) -> None:
     """It is read on the loop, in one go."""

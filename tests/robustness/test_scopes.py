@@ -105,3 +105,14 @@ async def test_without_the_scope_for_inference_no_route_reaches_an_engine(
                 answer = await fetch(running.url, "GET", path, None, authorization=f"Bearer {key}")
                 assert (answer.status, error_of(answer)["code"]) == (403, "missing_scope"), path
         assert {record.path for record in engine.requests} <= set(MONITORING)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate/stream", "/generate/cached"])
+async def test_a_model_that_was_not_named_is_not_told_to_a_key_that_may_not_use_it(
+    path: str, start_gateway: StartGateway
+) -> None:
+    async with FakeEngine(models=("secret-model",)) as engine, start_gateway(engine.url, **SETTINGS) as running:
+        key = token(models=["another-model"])
+        refused = await fetch(running.url, "POST", path, {"prompt": "x"}, authorization=f"Bearer {key}")
+        assert (refused.status, error_of(refused)["code"]) == (404, "model_not_found")
+        assert b"secret" not in refused.body

@@ -13,7 +13,8 @@ from forebay.store.files import Files, NoRoom
 from tests.gateway.calls import AUTH, error_of
 from tests.gateway.conftest import StartGateway
 from tests.gateway.fake_engine import FakeEngine
-from tests.gateway.raw_client import Response, fetch
+from tests.gateway.raw_client import Response, connect, fetch
+from tests.waiting import until
 
 FORM = "multipart/form-data; boundary=b"
 FILE = 'name="file"; filename="in.jsonl"'
@@ -95,19 +96,41 @@ def test_a_line_that_is_too_long_is_not_read_to_its_end(tmp_path: Path) -> None:
     assert (total, [error["code"] for error in errors]) == (0, ["line_too_long"])
 
 
+async def test_uploads_that_come_at_once_have_room_together(flags: dict[str, Any], start_gateway: StartGateway) -> None:
+    """Until it is whole an upload is on disk, and counts for nothing else."""
+    async with start_gateway(ready=False, max_tenant_file_bytes=100_000, **flags) as running:
+        assert running.gateway.batching is not None
+        files = running.gateway.batching.files
+        async with connect(running.url) as raw:
+            await raw.request("POST", "/v1/files", b"", {**AUTH, "content-type": FORM, "content-length": "60000"})
+            await until(lambda: "coming=60000" in repr(files))
+            refused = await sent(running.url, of(file=f"{FILE}\r\nx: {'x' * 60_000}"))
+            assert (refused.status, error_of(refused)["code"]) == (413, "no_room")
+            assert (await sent(running.url, of())).status == 200
+        await until(lambda: "coming=0" in repr(files))
+
+
+def test_empty_files_take_room_too(database: Database, tmp_path: Path) -> None:
+    files = Files(database, tmp_path, most_bytes=10_000, keep_s=60.0)
+    for _ in range(2):
+        files.take_in("tenant", "empty", BytesIO(), 1.0)
+    with pytest.raises(NoRoom):
+        files.take_in("tenant", "empty", BytesIO(), 1.0)
+
+
 def test_two_uploads_at_once_get_no_more_room_than_one_after_the_other(database: Database, tmp_path: Path) -> None:
-    files = Files(database, tmp_path, most_bytes=15, keep_s=60.0)
+    files = Files(database, tmp_path, most_bytes=15_000, keep_s=60.0)
 
     class Slow(BytesIO):
         """Another upload comes before this one is written."""
 
         def read(self, size: int | None = -1, /) -> bytes:
             if self.tell() == 0:
-                files.take_in("tenant", "fast", BytesIO(b"x" * 10), 1.0)
+                files.take_in("tenant", "fast", BytesIO(b"x" * 10_000), 1.0)
             return super().read(size)
 
     with pytest.raises(NoRoom):
-        files.take_in("tenant", "slow", Slow(b"y" * 10), 1.0)
+        files.take_in("tenant", "slow", Slow(b"y" * 10_000), 1.0)
     (kept,) = files.page("tenant", None, "", 10, newest_first=True)
     assert kept.name == "fast"
     assert [path.name for path in tmp_path.rglob("file-*")] == [kept.id]

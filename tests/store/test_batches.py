@@ -286,7 +286,7 @@ def test_a_batch_is_one_gateways_until_it_is_silent(database: Database) -> None:
 
 
 def test_files_whose_time_is_over_go_and_so_does_what_nobody_knows(database: Database, tmp_path: Path) -> None:
-    files = Files(database, tmp_path / "files", most_bytes=1000, keep_s=60.0)
+    files = Files(database, tmp_path / "files", most_bytes=100_000, keep_s=60.0)
     with (tmp_path / "in").open("wb+") as source:
         kept, gone = (files.take_in("acme", "in", source, wall) for wall in (time(), time() - 100))
     for path in (stray := files.path("acme", "stray"), files.path("acme", gone.id)):

@@ -25,6 +25,9 @@ from tests.waiting import until
 ADMIN = {"authorization": "Bearer sk-admin"}
 KILLS = 3  # on each of the two databases
 FLUSH_S = 0.3
+CURSORS = [
+    f"after={of}" for of in ("ImFiYyI=", "WyJcdWQ4MDAiLCJiIiwiYyJd", "WyJcdTAwMDAiLCJiIiwiYyJd")
+]  # "abc", D800, NUL
 WRITE_S = 1.5  # what a flush may take where the machine is busy
 
 
@@ -105,7 +108,7 @@ async def test_administrators_read_usage_and_deeds_page_by_page(
         only = await told(running, f"/usage?key={keys[1][0].id}&since=2000-01-01")
         assert [line["tenant"] for line in only["usage"]] == ["t1"]
         assert (await told(running, "/usage?until=2000-01-01"))["usage"] == []
-        for wrong in ("by=hour", "after=AAAA", "after=WyJ4Il0=&by=day", "since=x", "limit=0"):
+        for wrong in ("by=hour", "after=AAAA", "after=WyJ4Il0=&by=day", *CURSORS, "since=x", "limit=0"):
             refused = await told(running, f"/usage?{wrong}", 400)
             assert refused["error"]["param"].split(".")[0] == wrong.partition("=")[0]
         made_here = await fetch(running.url, "POST", "/admin/v1/keys", {"tenant": "t9"}, **ADMIN)

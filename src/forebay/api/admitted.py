@@ -16,7 +16,8 @@ from forebay.wire.head import check_json
 from forebay.wire.plain import plain_object
 from forebay.wire.shape import check_parts
 
-MOST_BYTES = 4 * 1024 * 1024  # FastAPI takes a body apart on the event loop, which a larger one would hold up
+MOST_BYTES = 4 * 1024 * 1024  # FastAPI takes a body apart on the event loop, which a larger one would hold up,
+MOST_ENTRIES = 1024  # and makes an error of each that is wrong: of an object or a list, as many as any may have here
 
 
 class AdmittedRoute(APIRoute):
@@ -31,8 +32,10 @@ class AdmittedRoute(APIRoute):
         async def admit_and_answer(request: Request) -> Response:
             await request.app.state.admit[self.scope](request)
             gateway = request.app.state.gateway
-            shape = gateway.settings.max_json_depth, gateway.settings.max_json_parts
-            with held(gateway.room, _most_bytes(request, gateway.settings.max_body_bytes)):
+            settings = gateway.settings
+            most_entries = max(MOST_ENTRIES, settings.max_batch_prompts)
+            shape = settings.max_json_depth, settings.max_json_parts, most_entries
+            with held(gateway.room, most_bytes(request, settings.max_body_bytes)):
                 if body := await request.body():
                     content_type = request.headers.get("content-type")
                     check_json(content_type.encode("latin-1") if content_type is not None else None)
@@ -53,7 +56,7 @@ class CallersRoute(AdmittedRoute):
     scope = "inference"
 
 
-def _most_bytes(request: Request, most: int) -> int:
+def most_bytes(request: Request, most: int) -> int:
     """How large the body will be, at most."""
     if (length := request.headers.get("content-length")) is not None:
         return int(length)
@@ -73,11 +76,19 @@ def held(room: Room, count: int) -> Iterator[None]:
         room.give(count)
 
 
-def _check(body: bytes, most_deep: int, most_parts: int) -> None:
+def _check(body: bytes, most_deep: int, most_parts: int, most_entries: int) -> None:
     with contextlib.suppress(ValueError):  # what is no JSON has no shape
         if len(body) > LARGE_BYTES or body.count(b"{") + body.count(b"[") > most_deep:
             check_parts(body, most_deep, most_parts)
     try:
-        plain_object(body)
+        value = plain_object(body)
     except ValueError as wrong:
         raise InvalidJSON(f"The body must be one JSON object: {wrong}.") from None
+    if body.count(b",") >= most_entries and _has_more(value, most_entries):
+        raise InvalidJSON(f"A list or an object in the body has more than {most_entries} entries.")
+
+
+def _has_more(value: Any, most: int) -> bool:
+    """Whether there are more entries than that in a list or an object, or in one within it."""
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(entries) > most or any(_has_more(entry, most) for entry in entries)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import FormData, UploadFile
 from starlette.types import Receive, Scope, Send
 
+from forebay.api.admitted import most_bytes
 from forebay.refusals import (
     BadRequest,
     BodyTooLarge,
@@ -79,7 +80,8 @@ async def upload_file(request: Request) -> FileObject:
     """Takes a file of requests (JSONL, `multipart/form-data`, `purpose=batch`) for a batch."""
     batching, who = batching_of(request), caller_of(request)
     _check_form(request)
-    with told():
+    most = most_bytes(request, request.app.state.gateway.settings.max_file_bytes)
+    with told(), batching.files.coming(who.tenant, most):
         async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):

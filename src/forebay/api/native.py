@@ -170,7 +170,11 @@ async def _retold(
 def _body(request: Request, what: Sampling) -> dict[str, Any]:
     """The fields of a completion that was said, and the model that is meant where none was."""
     fields = what.model_dump(exclude_none=True, exclude={"prompt", "prompts", "stream"})
-    return {"model": request.app.state.gateway.replicas.resolve(None), **fields} if what.model is None else fields
+    if what.model is None:
+        fields["model"] = request.app.state.gateway.replicas.resolve(None)
+        if not _principal(request).may_use(fields["model"]):
+            raise no_such_model(None)  # without the name, which the caller did not say
+    return fields
 
 
 def _generated(answered: Answered, began: float) -> Generated:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 NO_TOKENS_SAID = 256  # an engine's own default for completions is 16
 _Text = Annotated[str, Field(max_length=4_000_000)]
@@ -60,7 +60,7 @@ class GenerateBatch(Sampling):
 
     model_config = _for_example({"prompts": ["1 + 1 =", "2 + 2 ="], "max_tokens": 4, "preset": "deterministic"})
 
-    prompts: list[_Text] = Field(
+    prompts: Annotated[list[_Text], FailFast()] = Field(
         min_length=1, description="Up to `max_batch_prompts` of them; one that is empty fails alone."
     )
 

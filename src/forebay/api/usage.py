@@ -1,7 +1,6 @@
 """The usage ledger and the audit log over HTTP, for administrators: what `forebay usage` and `forebay audit` tell."""
 
 import base64
-import binascii
 import contextlib
 import json
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +20,7 @@ from forebay.store.database import Database
 from forebay.store.usage import Dimension, Question, Sum, sums
 
 MAX_PAGE = 1000
+_cursors = msgspec.json.Decoder(list[str])
 router = APIRouter(prefix="/admin/v1", route_class=AdmittedRoute)
 Day = Annotated[date | None, Query(description="A day (UTC), such as 2030-01-31; included.")]
 Text = Annotated[str | None, Query(max_length=256, pattern=r"^[^\x00]*$")]  # PostgreSQL takes no NUL
@@ -126,12 +127,12 @@ def _behind(after: str, by: tuple[Dimension, ...]) -> list[Any]:
     if not after:
         return []
     try:
-        values = json.loads(base64.urlsafe_b64decode(after))
-        if len(values) == len(by) and all(isinstance(value, str) for value in values):
+        values = _cursors.decode(base64.urlsafe_b64decode(after))
+        if len(values) == len(by) and not any("\0" in value for value in values):  # PostgreSQL takes no NUL
             return [
                 date.fromisoformat(value) if name == "day" else value for name, value in zip(by, values, strict=True)
             ]
-    except (binascii.Error, ValueError, TypeError, RecursionError):
+    except (msgspec.DecodeError, ValueError):
         pass
     raise BadRequest("after: not what a page with the same `by` gave.", param="after")
 

@@ -31,10 +31,10 @@ from forebay.api import (
     requests,
     usage,
 )
-from forebay.api.inner import GONE
+from forebay.api.inner import GONE, fields_of
 from forebay.gateway.cors import EXPOSED_HEADERS
-from forebay.gateway.errors import error_body, error_headers
-from forebay.gateway.routes import RELAYED_PATHS, Dialect, dialect_of
+from forebay.gateway.errors import error_body, error_headers, id_lines
+from forebay.gateway.routes import dialect_of, methods_of
 from forebay.policy.auth import Principal, presented, require
 from forebay.policy.grants import dotted, said
 from forebay.refusals import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
@@ -58,7 +58,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
     app = FastAPI(title="Forebay", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = app.state.role = gateway
     app.state.started_at = monotonic()
-    app.state.relayed = RELAYED_PATHS
+    app.state.relayed = methods_of
     app.state.about = about.About((*OPEN, *KEYED))
     callers, administrators = _needs(gateway, "inference"), _needs(gateway, "admin")
     app.state.admit = {
@@ -76,7 +76,6 @@ def make_app(gateway: "Gateway") -> FastAPI:
         app.include_router(router, dependencies=metrics_need)
     for router in ADMIN:
         app.include_router(router, dependencies=administrators)
-    _answer_as_elsewhere(app, gateway)
     if gateway.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -94,6 +93,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
             ],
             expose_headers=EXPOSED_HEADERS.decode().split(", "),
         )
+    _answer_as_elsewhere(app, gateway)  # around all else, so that what the others answer has its id and its line too
     return app
 
 
@@ -101,7 +101,7 @@ def make_metrics_app(gateway: "Gateway") -> FastAPI:
     """What is served on the metrics port: health and metrics alone."""
     app = FastAPI(title="Forebay's metrics", version=__version__, redirect_slashes=False, openapi_url=None)
     app.state.gateway = app.state.role = gateway
-    app.state.relayed = frozenset()
+    app.state.relayed = lambda _path: []
     settings = gateway.settings
     is_open = settings.metrics_public or settings.metrics_port_public
     app.state.sees = health.everybody if is_open else _sees(gateway)
@@ -177,9 +177,8 @@ class _RequestId:
             about["trace_id"] = trace_id
         ABOUT.set(about)  # in a task of this request's own; the lines of a bug are written behind us
         scope["state"]["request_id"] = request_id
-        fields = [(b"x-request-id", request_id.encode())]
-        if dialect_of(scope["raw_path"]) is Dialect.ANTHROPIC:
-            fields.append((b"request-id", request_id.encode()))
+        lines = fields_of(id_lines(request_id, dialect_of(scope["raw_path"])))
+        fields = [(name.encode(), value.encode()) for name, value in lines.items()]
         started, status = monotonic(), 0
 
         async def send_with_id(message: Message) -> None:
@@ -189,12 +188,20 @@ class _RequestId:
                 message["headers"] = [*message["headers"], *fields]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            self._note(scope, status or InternalError.status, started)
+            raise
+        self._note(scope, status, started)
+        about.clear()  # what goes on behind the answer is none of the request
+
+    def _note(self, scope: Scope, status: int, started: float) -> None:
+        """The line of the access log."""
         if self._has_line(scope["path"], status, elapsed_s := monotonic() - started):
             what = {"method": scope["method"], "path": scope["path"][:256], "status": status}
             client = scope["client"][0] if scope["client"] else ""
             log.info("request", extra={**what, "duration_ms": round(elapsed_s * 1e3, 3), "client": client})
-        about.clear()  # what goes on behind the answer is none of the request
 
     def _has_line(self, path: str, status: int, elapsed_s: float) -> bool:
         sampling = self._gateway.recorder.sampling
@@ -214,9 +221,7 @@ def _credentials(request: Request) -> tuple[bytes | None, bytes | None]:
 
 def _refusal_response(request: Request, refusal: Refusal) -> Response:
     body = error_body(refusal, dialect_of(request.scope["raw_path"]), request.state.request_id)
-    lines = error_headers(refusal).decode("latin-1").splitlines()
-    headers = dict(line.split(": ", 1) for line in lines)
-    return Response(body, refusal.status, headers, "application/json")
+    return Response(body, refusal.status, fields_of(error_headers(refusal)), "application/json")
 
 
 async def _answer_refusal(request: Request, error: Exception) -> Response:
@@ -241,12 +246,11 @@ def _place(where: Sequence[Any], body: Any) -> Iterator[Any]:
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own errors: unknown path, wrong method. A relayed path is only here for its method."""
+    """Starlette's own errors: unknown path, wrong method. A relayed path is here for its method or its query."""
     assert isinstance(error, HTTPException)
-    path = request.scope["raw_path"].decode("ascii")
-    relayed = path in request.app.state.relayed
-    if error.status_code == 405 or relayed:
-        allowed = ["POST"] if relayed else _methods(request.scope)
+    relayed: list[str] = request.app.state.relayed(request.scope["raw_path"])
+    if error.status_code == 405 or (relayed and request.method not in relayed):
+        allowed = relayed or _methods(request.scope)
         headers = ((b"allow", ", ".join(allowed).encode()),)
         return _refusal_response(request, MethodNotAllowed(f"Use {' or '.join(allowed)} here.", headers=headers))
     if error.status_code == 404:
@@ -267,5 +271,10 @@ def _methods(scope: Scope) -> list[str]:
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    """Our bug; Starlette logs the traceback."""
-    return _refusal_response(request, InternalError("Forebay failed on this request; its log says why."))
+    """Our bug; Starlette logs the traceback. This answer passes by what adds header lines to all others."""
+    answer = _refusal_response(request, InternalError("Forebay failed on this request; its log says why."))
+    lines = id_lines(request.state.request_id, dialect_of(request.scope["raw_path"]))
+    if (origin := request.headers.get("origin")) is not None:
+        lines += request.app.state.gateway.cors_lines(origin.encode("latin-1"))
+    answer.headers.update(fields_of(lines))
+    return answer

@@ -2,9 +2,10 @@
 
 A turn is an `Exchange`, which the pipeline is given, or uvicorn's ASGI cycle, which the application is. It begins when
 those before it are over, and the client has taken what was written for them: answers that nobody reads do not pile up.
-While turns wait, nothing more is read.
+While turns wait, nothing more is read, so that the kernel has to be asked whether the client is still there.
 """
 
+import select
 from time import monotonic
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -13,6 +14,7 @@ from forebay.gateway.answering import Answering, Phase
 from forebay.gateway.exchange import Exchange
 
 _IDLE, _, _, _DEAF = Phase
+_CLOSED = getattr(select, "POLLRDHUP", select.POLLHUP)  # by the other side; Linux alone tells of its FIN
 
 
 class AnsweringInOrder(Answering):
@@ -77,6 +79,13 @@ class AnsweringInOrder(Answering):
         self._advancing = False
         if not self._waiting:
             self.flow.resume_reading()
+
+    def _check_there(self) -> None:
+        """Nobody is there to be answered where the client has closed behind requests that wait: they are not read."""
+        asked = select.poll()
+        asked.register(self.transport.get_extra_info("socket").fileno(), _CLOSED)
+        if asked.poll(0):
+            self.transport.abort()
 
     # A client that is slow to read
     def pause_writing(self) -> None:

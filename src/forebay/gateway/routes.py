@@ -116,7 +116,6 @@ _STORED = {
 ROUTES = (*_RELAYED, *_STORED.values())
 _EXACT = {(route.method, route.path): route for route in _RELAYED}
 _PROBES = frozenset(path.encode() for path in PROBE_PATHS)
-RELAYED_PATHS = frozenset(route.path.decode() for route in _RELAYED)
 
 
 def dialect_of(target: bytes) -> Dialect:
@@ -143,7 +142,12 @@ def find_route(method: bytes, target: bytes) -> Route | None:
     path, _, query = target.partition(b"?")
     if path.startswith(_STORED_RESPONSE):
         return _stored_response(method, path, query)
-    return _EXACT.get((method, path)) if query else None
+    return _EXACT.get((method, path)) if b"#" not in query else None
+
+
+def methods_of(path: bytes) -> list[str]:
+    """The methods of a relayed path; none of one that is not relayed."""
+    return [method for method in ("GET", "POST") if find_route(method.encode(), path) is not None]
 
 
 def _stored_response(method: bytes, path: bytes, query: bytes) -> Route | None:

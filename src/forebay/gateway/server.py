@@ -141,6 +141,8 @@ class ClientConnection(AnsweringInOrder):
         age, limits = now - self._since, self.limits
         if self._unread_since and now - self._unread_since > limits.write_timeout_s:
             self._check_unread(now)
+        if self._waiting and not self.transport.is_closing():
+            self._check_there()
         match self._phase:
             case Phase.IDLE:
                 if self.current is None:

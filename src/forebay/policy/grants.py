@@ -57,8 +57,9 @@ class Grant(Limits):
     @classmethod
     def _in_utc(cls, value: datetime | None) -> datetime | None:
         try:
-            return value.astimezone(UTC) if value is not None else None
-        except OverflowError:
+            # As it is kept and shown again: the last microseconds of the year 9999 are the year 10000's as a float.
+            return at(value.timestamp()) if value is not None else None
+        except (OverflowError, ValueError):
             raise ValueError("must be from the year 1 to 9999 (UTC)") from None
 
     @field_validator("scopes", "models")

@@ -11,18 +11,19 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, case, delete, func, insert, select
 
 from forebay.store.database import Database
 from forebay.store.tables import batches, files
 
 DAY_S = 86_400
+LEAST_BYTES = 4096  # what a file counts for at least: it takes a block on disk, and a row
 ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
 PURPOSE, OUTPUT = "batch", "batch_output"
 
@@ -65,9 +66,10 @@ class Files:
         self._database = database
         self._most_bytes = most_bytes
         self._keep_s = keep_s
+        self._coming: dict[str, int] = {}  # bytes by tenant
 
     def __repr__(self) -> str:
-        return f"<Files {self.root}>"
+        return f"<Files {self.root} coming={sum(self._coming.values())}>"
 
     def path(self, tenant: str, file_id: str) -> Path:
         return self.root / sha256(tenant.encode()).hexdigest()[:24] / file_id
@@ -76,6 +78,21 @@ class Files:
         """The directory of a batch under way."""
         return self.root / "batches" / batch_id
 
+    @contextlib.contextmanager
+    def coming(self, tenant: str, size: int) -> Iterator[None]:
+        """While a tenant's upload of so many bytes comes. It is kept aside until it is whole, and counts nowhere else:
+        those that come at once must have room together. Raises `NoRoom`."""
+        before = self._coming.get(tenant, 0)
+        if before and before + size > self._most_bytes:
+            raise NoRoom
+        self._coming[tenant] = before + size
+        try:
+            yield
+        finally:
+            self._coming[tenant] -= size
+            if not self._coming[tenant]:
+                del self._coming[tenant]
+
     def take_in(
         self, tenant: str, name: str, source: BinaryIO, wall: float, expires_at: float | None = None
     ) -> StoredFile:
@@ -83,7 +100,7 @@ class Files:
         size = source.seek(0, os.SEEK_END)
         source.seek(0)
         with self._database.engine.connect() as connection:
-            self._check_room(connection, tenant, size)
+            self._check_room(connection, tenant, max(size, LEAST_BYTES))
         file_id = new_id("file-", wall)
         self.write(self.path(tenant, file_id), iter(lambda: source.read(1 << 20), b""))
         ends = min(wall + self._keep_s, expires_at or wall + self._keep_s)
@@ -98,7 +115,8 @@ class Files:
         return stored
 
     def _check_room(self, connection: Connection, tenant: str, more_bytes: int) -> None:
-        mine = select(func.sum(files.c.bytes)).where(files.c.tenant == tenant, files.c.purpose == PURPOSE)
+        counted = case((files.c.bytes < LEAST_BYTES, LEAST_BYTES), else_=files.c.bytes)
+        mine = select(func.sum(counted)).where(files.c.tenant == tenant, files.c.purpose == PURPOSE)
         if more_bytes + (connection.execute(mine).scalar() or 0) > self._most_bytes:
             raise NoRoom
 

@@ -12,8 +12,9 @@ from forebay.refusals import BodyTooLarge, InvalidHeader, MethodNotAllowed, Unau
 Field = tuple[bytes, bytes]
 
 _METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"})
-_HOST_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]%"
-_ONCE = (b"host", b"x-api-key", b"content-type", b"x-request-id", b"traceparent", b"expect")
+_NAME_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._%"
+_ADDRESS_CHARACTERS = _NAME_CHARACTERS + b":"  # of IPv6, in brackets
+_ONCE = (b"host", b"x-api-key", b"content-type", b"content-encoding", b"x-request-id", b"traceparent", b"expect")
 
 
 def check_line(method: bytes, target: bytes, version: str) -> None:
@@ -72,9 +73,11 @@ def _is_host(host: bytes) -> bool:
     name, colon, port = host.rpartition(b":") if not host.endswith(b"]") else (host, b"", b"")
     if not colon:
         name = host
-    if not name or name.translate(None, _HOST_CHARACTERS) or (colon and not port.isdigit()):
+    if not name or (colon and not port.isdigit()):
         return False
-    return b":" not in name or (name[:1] == b"[" and name[-1:] == b"]")
+    if name[:1] == b"[":
+        return len(name) > 2 and name[-1:] == b"]" and not name[1:-1].translate(None, _ADDRESS_CHARACTERS)
+    return not name.translate(None, _NAME_CHARACTERS)
 
 
 def _check_doubled(names: list[bytes]) -> None:

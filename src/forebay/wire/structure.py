@@ -47,7 +47,10 @@ def needs_compiling(fields: Mapping[str, Raw], tool_choice: bytes) -> bool:
 
 def _is_free(tool_choice: bytes) -> bool:
     """Whether an answer may do without a tool; Anthropic's form of a choice is an object."""
-    choice = msgspec.json.decode(tool_choice) if tool_choice else None
+    try:
+        choice = msgspec.json.decode(tool_choice) if tool_choice else None
+    except msgspec.DecodeError:  # a number that nothing can hold
+        raise BadRequest("'tool_choice' has a number that is too large.", param="tool_choice") from None
     return (choice.get("type") if type(choice) is dict else choice) in _FREE_CHOICES
 
 

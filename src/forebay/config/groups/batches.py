@@ -26,6 +26,8 @@ class BatchSettings(Group):
     )
     max_file_bytes: int = setting(128 * MIB, "Largest file, bytes.", ge=1024, le=4096 * MIB)
     max_tenant_file_bytes: int = setting(
-        1024 * MIB, "Most that the files a tenant uploads may have together, bytes.", ge=1024
+        1024 * MIB,
+        "Most that the files a tenant uploads may have together, bytes; each counts for 4 KiB at least.",
+        ge=4096,
     )
     file_days: int = setting(30, "Time after which a file is removed, days.", ge=2, le=3650)
