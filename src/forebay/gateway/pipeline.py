@@ -132,14 +132,14 @@ class Pipeline:
         exchange.begun_at = now
         steps = self._steps(exchange, now)
         try:
-            waiting = next(steps)
-        except StopIteration:
-            return
+            waiting = next(steps, None)
         except Refusal as refusal:
             self.refuse(exchange, refusal, now)
+            return
         except Exception as bug:  # noqa: BLE001 (our bug must cost one request, not the connection)
             self._failed(exchange, bug, now)
-        else:
+            return
+        if waiting is not None:
             exchange.waiting = asyncio.get_running_loop().create_task(self._wait(exchange, steps, waiting))
 
     def _steps(self, exchange: Exchange, now: float) -> Generator[Awaitable[Any], Any, None]:
