@@ -149,7 +149,7 @@ class Sending(ABC):
             except EngineUnavailable:
                 self._unrouted(groups, now)
                 raise
-        if replica.upstream.full:
+        if replica.upstream.is_full():
             refusal = Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
             refusal.facts = {"reason": "connections", "replica": replica.name}
             raise refusal
