@@ -329,8 +329,10 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
     if exchange.cache_state == "hit":
         return 0
     if (usage := exchange.usage) is not None:
-        delivered = 0 if outcome == "answered" else exchange.events_out
-        return usage.prompt_tokens + max(usage.completion_tokens, delivered)
+        completion = usage.completion_tokens
+        if outcome != "answered":  # some that were delivered may not be told of
+            completion = max(completion, exchange.events_out)
+        return usage.prompt_tokens + completion
     if outcome == "answered" and not exchange.events_out:
         return None
     if exchange.events_out or (outcome == "cancelled" and exchange.attempts):
