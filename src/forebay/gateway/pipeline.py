@@ -276,9 +276,7 @@ class Pipeline:
         if exchange.held_bytes:
             self.let_go(exchange)
         self.recorder.finished(exchange, outcome, now)
-        exchange.relay = exchange.waiting = exchange.place = (
-            None  # no cycle of references is left for the garbage collector to find
-        )
+        exchange.relay = exchange.waiting = None  # no cycle of references is left for the garbage collector to find
         exchange.client.exchange_over(exchange)
 
     def let_go(self, exchange: Exchange) -> None:

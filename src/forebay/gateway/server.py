@@ -228,8 +228,7 @@ class ClientConnection(AnsweringInOrder):
 
     def _take_whole(self, head: Head, body: bytes) -> None:
         """A whole relayed request, with a head as one before."""
-        exchange = Exchange(self, head, head.route, head.headers, self._now)
-        exchange.body = body
+        exchange = Exchange(self, head, head.route, head.headers, self._now, body)
         self._since = self._now
         try:
             if len(body) > self._small_bytes:
