@@ -71,7 +71,6 @@ class Answering(HttpToolsProtocol):
         content_type: bytes,
         body: Held,
         extra: bytes = b"",
-        *,
         close: bool = False,
     ) -> None:
         """Send a whole answer. `extra` are more header lines; `close` ends the connection after it.

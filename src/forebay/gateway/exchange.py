@@ -58,7 +58,6 @@ class Client(Protocol):
         content_type: bytes,
         body: Held,
         extra: bytes = b"",
-        *,
         close: bool = False,
     ) -> None: ...
     def start_stream(self, exchange: "Exchange", events: bytes) -> None: ...

@@ -138,7 +138,6 @@ class InnerCall:
         content_type: bytes,
         body: Held,
         extra: bytes = b"",
-        *,
         close: bool = False,
     ) -> None:
         exchange.answer_status = status

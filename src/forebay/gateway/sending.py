@@ -132,7 +132,7 @@ class Sending(ABC):
     def _close_with(self, events: bytes, now: float) -> None: ...
 
     # The way there
-    def send(self, now: float, *, fresh: bool = False) -> None:
+    def send(self, now: float, fresh: bool = False) -> None:
         """Choose a replica and send the request to it. Raises `Refusal` where there is none to ask."""
         exchange = self._exchange
         why: str = "holder"
