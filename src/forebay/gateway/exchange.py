@@ -109,7 +109,7 @@ class Exchange(msgspec.Struct, eq=False):
     waiting: "asyncio.Task[None] | None" = None  # what it waits in before it is sent
     relay: "Relay | None" = None
     replica: "Replica | None" = None
-    leases: list[Lease] = []
+    leases: list[Lease] = []  # kept until it is over
     steps: list[Step] = []
     place: Place | None = None
     begun_at: float = 0.0  # its body was in, and it was its turn on its connection
@@ -142,7 +142,3 @@ class Exchange(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         state = "finished" if self.finished else "running"
         return f"<Exchange {self.request_id} {self.route.name} {state} status={self.answer_status}>"
-
-    def hold(self, lease: Lease) -> None:
-        """Keep a lease until the exchange is over."""
-        self.leases.append(lease)

@@ -90,14 +90,14 @@ class Pipeline:
         self._name(exchange)
         if self._over:
             raise _stopped()
-        headers = exchange.headers
-        who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time(), exchange.head.address)
+        head = exchange.head
+        who = self.auth.anonymous or self.auth.recognise(head.credential or head.presented(), time(), head.address)
         if isinstance(who, Principal):
             self._admit(exchange, who)
         else:
             exchange.identity = who
         if exchange.route.response_id is None:
-            check_json(headers.get(b"content-type"))
+            check_json(head.headers.get(b"content-type"))
 
     def adopt(self, exchange: Exchange) -> None:
         """The same for a request that Forebay makes for a principal it has already recognised."""
@@ -164,12 +164,11 @@ class Pipeline:
             now = monotonic()
         else:
             body, only = self.resolving.resolve(exchange, self.routing)
-        lease = self.limits.acquire(
-            exchange.principal or ANONYMOUS, exchange.head.address, self.resolving.tokens_at_most(exchange), now
-        )
+        principal = exchange.principal or ANONYMOUS
+        lease = self.limits.acquire(principal, exchange.head.address, self.resolving.tokens_at_most(exchange), now)
         if lease is not None:
             exchange.limited = lease
-            exchange.hold(lease)
+            exchange.leases.append(lease)
             if lease.decided is not None:
                 yield lease.decided
                 now = monotonic()
@@ -185,7 +184,7 @@ class Pipeline:
                 return
         if exchange.route.generates:
             if exchange.demand is not None and exchange.demand.compiles:
-                exchange.hold(self.compiling.acquire((exchange.principal or ANONYMOUS).tenant))
+                exchange.leases.append(self.compiling.acquire(principal.tenant))
             place = self._acquire_place(exchange, now)
             if place.granted is not None:
                 exchange.steps.append((now, "queued", place.ahead, place.waits_for, *place.seen))
@@ -194,8 +193,8 @@ class Pipeline:
                 now += exchange.queued_s
                 exchange.steps.append((now, "admitted"))
         else:
-            exchange.hold(self.admission.acquire_unqueued())
-        self.retry_budget.asked((exchange.principal or ANONYMOUS).tenant)
+            exchange.leases.append(self.admission.acquire_unqueued())
+        self.retry_budget.asked(principal.tenant)
         exchange.relay = Relay(exchange, self, body, only)
         exchange.relay.send(now)
 
@@ -230,7 +229,7 @@ class Pipeline:
         patience_s = patience_of(headers) if told else inf
         tokens = prompt_tokens(demand, len(exchange.body))
         place = self.admission.acquire(principal, exchange.model, tokens, now, patience_s)
-        exchange.hold(place)
+        exchange.leases.append(place)
         exchange.place = place
         return place
 

@@ -252,7 +252,7 @@ def about(exchange: "Exchange") -> dict[str, str]:
     who, trace = exchange.principal, exchange.traceparent
     fields = {
         "request_id": exchange.request_id,
-        "trace_id": trace_id_of(trace),
+        "trace_id": trace_id_of(trace) if trace is not None else "",
         "key_id": who.key_id if who is not None else "",
         "tenant": who.tenant if who is not None else "",
         "endpoint": exchange.route.name,
@@ -261,9 +261,9 @@ def about(exchange: "Exchange") -> dict[str, str]:
     return {name: value for name, value in fields.items() if value}
 
 
-def trace_id_of(traceparent: bytes | None) -> str:
+def trace_id_of(traceparent: bytes) -> str:
     """The trace that an accepted `traceparent` names."""
-    return traceparent[3:35].decode("ascii") if traceparent is not None else ""
+    return traceparent[3:35].decode("ascii")
 
 
 def _access_line(
@@ -295,7 +295,7 @@ def _access_line(
         exchange.cache_state,
         exchange.head.address,
         exchange.engine_id if exchange.engine_id != exchange.request_id else "",
-        trace_id_of(trace),
+        trace_id_of(trace) if trace is not None else "",
     )
 
 
