@@ -70,7 +70,7 @@ def error_headers(refusal: Refusal) -> bytes:
 
 def id_lines(request_id: str, dialect: Dialect) -> bytes:
     """The header lines that tell a request's id; Anthropic's clients read one of a name of their own."""
-    line = f"x-request-id: {request_id}\r\n".encode()
+    line = b"x-request-id: %s\r\n" % request_id.encode()
     return line + line[2:] if dialect is _ANTHROPIC else line
 
 

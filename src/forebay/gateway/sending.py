@@ -188,15 +188,13 @@ class Sending(ABC):
         if continuation is not None:
             path, body = continuation.path, continuation.body
         engine_id = exchange.engine_id if exchange.attempts == 1 else f"{exchange.engine_id}-{exchange.attempts}"
-        return b"".join(
-            (
-                replica.request_head(exchange.route.method, path),
-                f"x-request-id: {engine_id}\r\n".encode(),
-                self._priority_line() if self._pipeline.forward_priority else b"",
-                self._trace_lines() if exchange.traceparent is not None or self._pipeline.tracing is not None else b"",
-                b"content-length: %d\r\n\r\n" % len(body),
-                body,
-            )
+        return b"%sx-request-id: %s\r\n%s%scontent-length: %d\r\n\r\n%s" % (
+            replica.request_head(exchange.route.method, path),
+            engine_id.encode(),
+            self._priority_line() if self._pipeline.forward_priority else b"",
+            self._trace_lines() if exchange.traceparent is not None or self._pipeline.tracing is not None else b"",
+            len(body),
+            body,
         )
 
     def _trace_lines(self) -> bytes:
