@@ -25,9 +25,9 @@ from forebay.policy.auth import ANONYMOUS
 from forebay.policy.breaker import BreakerState
 from forebay.policy.retry import is_loss, is_stale_connection
 from forebay.policy.routing import Group, PassedBy, passed_by
-from forebay.policy.verdict import Lease, Outcome
+from forebay.policy.verdict import Outcome
 from forebay.refusals import EngineUnavailable, Overloaded, Refusal
-from forebay.replicas.replica import Replica
+from forebay.replicas.replica import AttemptLease, Replica
 from forebay.telemetry.tracing import not_sampled
 from forebay.upstream.connection import Connection
 from forebay.wire import resume
@@ -97,7 +97,7 @@ class Sending(ABC):
         self._only = only
         self._avoid: Replica | None = None
         self._connection: Connection | None = None
-        self._slot: Lease | None = None
+        self._slot: AttemptLease | None = None
         self._ended_well = False  # whether the client has had a stream's closing line
         self._status = 0  # of this attempt's answer, 0 before its head
         self._progress_at = 0.0
