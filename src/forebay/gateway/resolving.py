@@ -66,7 +66,8 @@ class Resolving:
         only = None
         if demand.previous_response_id is not None:
             only = self._holder(exchange, demand.previous_response_id)
-        exchange.work_tokens = work_tokens(demand, len(exchange.body), generates=route.generates)
+        work = work_tokens if route.generates else prompt_tokens
+        exchange.work_tokens = work(demand, len(exchange.body))
         if only is None and routing.wants_affinity(self._replicas.groups(model)):
             exchange.affinity = affinity_of(
                 principal,

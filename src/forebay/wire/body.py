@@ -269,20 +269,17 @@ def prompt_tokens(demand: Demand, body_bytes: int) -> int:
     return tokens if tokens < _PROMPT_TOKENS_AT_MOST else _PROMPT_TOKENS_AT_MOST
 
 
-def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
+def work_tokens(demand: Demand, body_bytes: int) -> int:
     """About how much an engine has to do, for comparing replicas: prompt tokens, and those that may be generated.
 
     Both are bounded; callers allow far more than comes.
     """
-    prompt = prompt_tokens(demand, body_bytes)
-    if not generates:
-        return prompt
     most = demand.max_tokens
     if most is None:
         most = _TOKENS_NOT_SAID
     elif most > _TOKENS_AT_MOST:
         most = _TOKENS_AT_MOST
-    return prompt + most * demand.n
+    return prompt_tokens(demand, body_bytes) + most * demand.n
 
 
 def most_tokens(demand: Demand, body_bytes: int, default_max_tokens: int) -> int:
@@ -309,7 +306,7 @@ def body_for_engine(
     if rename or replace_options:
         body = _with_members(body, engine_model if rename else None, ask_usage=replace_options)
     added = (_ASK_USAGE if ask_usage and not replace_options else b"") + (_ASK_IDS if ask_ids else b"") + salt
-    return body[: body.rindex(b"}")] + added + b"}" if added else body
+    return body.rstrip()[:-1] + added + b"}" if added else body
 
 
 def _with_members(body: bytes, engine_model: str | None, *, ask_usage: bool) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forebay.refusals import BadRequest, InvalidJSON
 from forebay.wire import shape
-from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, read_demand, work_tokens
+from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
 from forebay.wire.shape import check_parts
 
 SLICE_BYTES = shape._SLICE_BYTES
@@ -257,7 +257,7 @@ def test_null_stream_options_are_none() -> None:
 )
 def test_work_is_the_prompt_and_what_may_be_generated(fields: dict[str, Any], body_bytes: int, tokens: int) -> None:
     assert work_tokens(demand_of(**fields), body_bytes) == tokens
-    assert work_tokens(demand_of(**fields), body_bytes, generates=False) == min(body_bytes // 4, 32_768)
+    assert prompt_tokens(demand_of(**fields), body_bytes) == min(body_bytes // 4, 32_768)
 
 
 @given(
