@@ -276,7 +276,7 @@ class Pipeline:
             self.let_go(exchange)
         self.recorder.finished(exchange, outcome, now)
         exchange.relay = exchange.waiting = None  # no cycle of references is left for the garbage collector to find
-        exchange.client.exchange_over(exchange)
+        exchange.client.exchange_over(exchange, now)
 
     def let_go(self, exchange: Exchange) -> None:
         """What was held of its body and its answer is held no more."""

@@ -115,7 +115,9 @@ class Routing:
 
     def wants_affinity(self, groups: Sequence[Group[Any]]) -> bool:
         """Whether it matters which conversation a request belongs to."""
-        return len(groups) > 1 or (self._strategy == "prefix" and len(groups) == 1 and len(groups[0].replicas) > 1)
+        if len(groups) == 1:
+            return self._strategy == "prefix" and len(groups[0].replicas) > 1
+        return len(groups) > 1
 
     def choose(
         self, groups: Sequence[Group[C]], now: float, affinity: Affinity | None = None, avoid: C | None = None
