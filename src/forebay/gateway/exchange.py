@@ -30,6 +30,7 @@ from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
 from forebay.room import Held
+from forebay.wire.headers import patience_of
 from forebay.wire.usage import Usage
 
 if TYPE_CHECKING:
@@ -77,12 +78,20 @@ class Head(msgspec.Struct, eq=False):
     http11: bool
     address: str = ""  # the client's, where proxies that are trusted tell it
     credential: Credential | None = None
+    patience_s: float | None = None
+    is_json: bool = False  # its content type has been checked
 
     def presented(self) -> Credential:
         """The key or token that it brings, looked for once. Raises `Unauthorized`."""
         if self.credential is None:
             self.credential = presented(self.headers.get(b"authorization"), self.headers.get(b"x-api-key"))
         return self.credential
+
+    def patience(self) -> float:
+        """For how long the caller will wait for its turn, seconds, looked for once. Raises `BadRequest`."""
+        if self.patience_s is None:
+            self.patience_s = patience_of(self.headers)
+        return self.patience_s
 
 
 class Exchange(msgspec.Struct, eq=False):

@@ -11,7 +11,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from math import inf
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -36,7 +35,7 @@ from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tracing import Tracing, pass_on
 from forebay.wire.body import LARGE_BYTES, prompt_tokens
 from forebay.wire.head import check_json
-from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
+from forebay.wire.headers import RequestIds, accepted_request_id
 
 
 class LimitsView(Protocol):
@@ -96,8 +95,9 @@ class Pipeline:
             self._admit(exchange, who)
         else:
             exchange.identity = who
-        if exchange.route.response_id is None:
+        if not head.is_json and exchange.route.response_id is None:
             check_json(head.headers.get(b"content-type"))
+            head.is_json = True
 
     def adopt(self, exchange: Exchange) -> None:
         """The same for a request that Forebay makes for a principal it has already recognised."""
@@ -222,11 +222,10 @@ class Pipeline:
 
     def _acquire_place(self, exchange: Exchange, now: float) -> Place:
         """A place at the model's engines, or in the line for one."""
-        principal, demand, headers = exchange.principal, exchange.demand, exchange.headers
+        principal, demand, head = exchange.principal, exchange.demand, exchange.head
         assert principal is not None
         assert demand is not None
-        told = b"x-request-timeout-ms" in headers or b"x-stainless-read-timeout" in headers
-        patience_s = patience_of(headers) if told else inf
+        patience_s = head.patience_s or head.patience()
         tokens = prompt_tokens(demand, len(exchange.body))
         place = self.admission.acquire(principal, exchange.model, tokens, now, patience_s)
         exchange.leases.append(place)

@@ -134,7 +134,7 @@ class Sending(ABC):
     # The way there
     def send(self, now: float, fresh: bool = False) -> None:
         """Choose a replica and send the request to it. Raises `Refusal` where there is none to ask."""
-        exchange = self._exchange
+        exchange, pipeline = self._exchange, self._pipeline
         why: str = "holder"
         passed: PassedBy = ()
         if self._only is not None:
@@ -142,10 +142,10 @@ class Sending(ABC):
         elif fresh and (same := exchange.replica) is not None and same.ready and not same.draining:
             replica, why = same, "again"  # if it has died of the request, no other shall
         else:
-            groups = self._pipeline.replicas.groups(exchange.model)
+            groups = pipeline.replicas.groups(exchange.model)
             self._several = len(groups) > 1
             try:
-                replica, why, passed = self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
+                replica, why, passed = pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
             except EngineUnavailable:
                 self._unrouted(groups, now)
                 raise
