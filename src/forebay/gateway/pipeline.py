@@ -195,8 +195,8 @@ class Pipeline:
         else:
             exchange.leases.append(self.admission.acquire_unqueued())
         self.retry_budget.asked(principal.tenant)
-        exchange.relay = Relay(exchange, self, body, only)
-        exchange.relay.send(now)
+        relay = exchange.relay = Relay(exchange, self, body, only)
+        relay.send(now)
 
     async def _wait(
         self, exchange: Exchange, steps: Generator[Awaitable[Any], Any, None], waiting: Awaitable[Any]

@@ -182,15 +182,17 @@ class Recorder:
 
     def _count_tokens(self, exchange: "Exchange", series: _Series, outcome: Outcome) -> None:
         usage, who, events = exchange.usage, exchange.principal, exchange.events_out
+        replayed = False
         if exchange.cache_state:
             labels = (exchange.model, exchange.cache_state)
             self._metrics.counter(metric.CACHE_REQUESTS, labels).value += 1
-        replayed = exchange.cache_state == "hit"
+            replayed = exchange.cache_state == "hit"
         prompt = completion = 0  # where it is replayed: no engine counted anything
         if usage is not None and not replayed:
             prompt, completion = usage.prompt_tokens, usage.completion_tokens
             series.prompt.value += prompt
-            series.cached.value += usage.cached_tokens
+            if usage.cached_tokens:
+                series.cached.value += usage.cached_tokens
         elif not replayed:
             completion = events
         series.completion.value += completion

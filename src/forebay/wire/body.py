@@ -303,7 +303,9 @@ def body_for_engine(
     replace_options = ask_usage and demand.has_options
     if rename or replace_options:
         body = _with_members(body, engine_model if rename else None, ask_usage=replace_options)
-    added = (_ASK_USAGE if ask_usage and not replace_options else b"") + (_ASK_IDS if ask_ids else b"") + salt
+    added = _ASK_IDS + salt if ask_ids else salt
+    if ask_usage and not replace_options:
+        added = _ASK_USAGE + added
     return body.rstrip()[:-1] + added + b"}" if added else body
 
 
