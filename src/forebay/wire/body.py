@@ -114,6 +114,7 @@ _PROMPT_TOKENS_AT_MOST = 32_768
 _TOKENS_NOT_SAID = 256
 _TOKENS_AT_MOST = 1024
 _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
+_LONG_TEXT, _BEGINNING = 1024, 32  # bytes of a text that is worth finding, and by which it is found
 _USUAL_COUNT = len(_Usual.__struct_fields__)
 _usual_decoder = msgspec.json.Decoder(_Usual)
 _decoder = msgspec.json.Decoder(_Body)
@@ -185,7 +186,7 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     options, stream = fields.stream_options, fields.stream is True
     wants_usage = options is not None and options.include_usage is True
     demand = Demand(fields.model, stream, wants_usage, options is not None, stream, most_of_chat or most)
-    if not _is_all_of(fields, colons):
+    if not _is_all_of(body, fields, colons):
         _read_seldom(body, limits, demand)
     if fields.prompt is not _ABSENT or fields.input is not _ABSENT:
         _count_prompts(fields, limits, demand)
@@ -231,17 +232,21 @@ def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: Body
         raise InvalidJSON(f"The body is nested deeper than {limits.max_json_depth} levels.") from None
 
 
-def _is_all_of(fields: _Usual, colons: int) -> bool:
+def _is_all_of(body: bytes, fields: _Usual, colons: int) -> bool:
     """Whether a body consists of these fields, each once, and of nothing else.
 
     Each member of an object brings a colon. Where there are no more than those of the fields that were found and those
     within messages or prompt, nothing else can be there; where there are more, it may be anything.
     """
     text, options = bytes(fields.messages) or bytes(fields.prompt) or bytes(fields.input), fields.stream_options
-    expected = _USUAL_COUNT - 2 - astuple(fields).count(None) + text.count(b":")  # of the three texts there is one
+    expected = _USUAL_COUNT - 2 - astuple(fields).count(None)  # of the three texts there is one
     if options is not None and options.include_usage is not None:
         expected += 1
-    return colons == expected and text != b""
+    if len(text) > _LONG_TEXT and body.startswith(text, at := body.find(text[:_BEGINNING])):
+        around = body.count(b":", 0, at) + body.count(b":", at + len(text))
+    else:  # it is short, so to count in it takes less than to find it; or something else begins alike
+        around = colons - text.count(b":")
+    return around == expected and text != b""
 
 
 def _read_seldom(body: bytes, limits: BodyLimits, demand: Demand) -> None:
