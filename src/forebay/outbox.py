@@ -29,11 +29,12 @@ class Outbox:
 
     def put(self, transport: asyncio.WriteTransport, data: Held) -> None:
         """Write soon; not at all if the transport is closed before."""
-        if not self._writes:
+        writes = self._writes
+        if not writes:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._writes.append((transport, data))
+        writes.append((transport, data))
         self._bytes += len(data)
-        if len(self._writes) >= MOST_WRITES or self._bytes > MOST_BYTES:
+        if len(writes) >= MOST_WRITES or self._bytes > MOST_BYTES:
             self.flush()
 
     def flush(self) -> None:

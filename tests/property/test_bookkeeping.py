@@ -110,7 +110,7 @@ class Caller:
     def end_stream(self, events: bytes) -> None:
         assert not self.over
 
-    def exchange_over(self, exchange: Exchange) -> None:
+    def exchange_over(self, exchange: Exchange, now: float) -> None:
         self.over += 1
 
 

@@ -71,7 +71,6 @@ class Answering(HttpToolsProtocol):
         content_type: bytes,
         body: Held,
         extra: bytes = b"",
-        *,
         close: bool = False,
     ) -> None:
         """Send a whole answer. `extra` are more header lines; `close` ends the connection after it.
@@ -86,16 +85,19 @@ class Answering(HttpToolsProtocol):
         apart = len(body) > COPIED_BYTES
         self._outbox.put(
             self.transport,
-            b"%s%scontent-type: %s\r\n%s%s%scontent-length: %d\r\n\r\n%s"
-            % (
-                STATUS_LINE[status],
-                self.gateway.date_line,
-                content_type,
-                id_lines(exchange.request_id, exchange.route.dialect),
-                self._common_lines(exchange),
-                b"connection: close\r\n" + extra if closing else extra,
-                len(body),
-                b"" if apart else body,
+            b"".join(
+                (
+                    STATUS_LINE[status],
+                    self.gateway.date_line,
+                    b"content-type: ",
+                    content_type,
+                    b"\r\n",
+                    id_lines(exchange.request_id, exchange.route.dialect),
+                    self._common_lines(exchange),
+                    b"connection: close\r\n" + extra if closing else extra,
+                    b"content-length: %d\r\n\r\n" % len(body),
+                    b"" if apart else body,
+                )
             ),
         )
         if apart:

@@ -173,8 +173,8 @@ class _RequestId:
         headers = dict(scope["headers"])
         request_id = self._gateway.request_id_of(headers)
         about = {"request_id": request_id}
-        if (trace_id := trace_id_of(accepted_traceparent(headers.get(b"traceparent")))) != "":
-            about["trace_id"] = trace_id
+        if (traceparent := accepted_traceparent(headers.get(b"traceparent"))) is not None:
+            about["trace_id"] = trace_id_of(traceparent)
         ABOUT.set(about)  # in a task of this request's own; the lines of a bug are written behind us
         scope["state"]["request_id"] = request_id
         lines = fields_of(id_lines(request_id, dialect_of(scope["raw_path"])))

@@ -107,7 +107,7 @@ class Caching:
         seat = self.flights.join(key, partial(_tell, told))
         if seat is None:
             return None
-        exchange.hold(seat)
+        exchange.leases.append(seat)
         if not seat.leads:
             exchange.steps.append((monotonic(), "cache", "waits"))
             yield asyncio.wait((told,), timeout=self.limits.wait_s)
@@ -123,7 +123,7 @@ class Caching:
                 self.entries.put(key, entry, monotonic(), left_s)
                 seat.deliver(entry)
                 return entry
-            exchange.hold(Lease(partial(_let_go, self.shared, key)))
+            exchange.leases.append(Lease(partial(_let_go, self.shared, key)))
         exchange.recording = Recording(self, seat)
         return None
 

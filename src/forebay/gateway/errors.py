@@ -20,6 +20,7 @@ from forebay.room import Held
 MAX_RETRY_AFTER_S = 60
 MAX_MESSAGE = 2000
 MOST_ERROR_BYTES = 1 << 20  # what is longer is no message
+_ANTHROPIC = Dialect.ANTHROPIC  # a name without a dot: this is looked at for every answer
 ENGINE_DEAD = b"EngineCore encountered an issue"  # vLLM's EngineDeadError, said with 500 to every request it held
 
 _ANTHROPIC_TYPES = {
@@ -70,7 +71,7 @@ def error_headers(refusal: Refusal) -> bytes:
 def id_lines(request_id: str, dialect: Dialect) -> bytes:
     """The header lines that tell a request's id; Anthropic's clients read one of a name of their own."""
     line = b"x-request-id: %s\r\n" % request_id.encode()
-    return line + line[2:] if dialect is Dialect.ANTHROPIC else line
+    return line + line[2:] if dialect is _ANTHROPIC else line
 
 
 def error_events(refusal: Refusal, dialect: Dialect, sequence_number: int) -> bytes:

@@ -30,6 +30,7 @@ from forebay.policy.limits import LimitLease
 from forebay.policy.line import Place
 from forebay.policy.verdict import Lease
 from forebay.room import Held
+from forebay.wire.headers import patience_of
 from forebay.wire.usage import Usage
 
 if TYPE_CHECKING:
@@ -58,13 +59,12 @@ class Client(Protocol):
         content_type: bytes,
         body: Held,
         extra: bytes = b"",
-        *,
         close: bool = False,
     ) -> None: ...
     def start_stream(self, exchange: "Exchange", events: bytes) -> None: ...
     def write_stream(self, events: bytes) -> None: ...
     def end_stream(self, events: bytes) -> None: ...
-    def exchange_over(self, exchange: "Exchange") -> None: ...
+    def exchange_over(self, exchange: "Exchange", now: float) -> None: ...
 
 
 Step = tuple[Any, ...]  # (monotonic seconds, name, *details)
@@ -78,12 +78,20 @@ class Head(msgspec.Struct, eq=False):
     http11: bool
     address: str = ""  # the client's, where proxies that are trusted tell it
     credential: Credential | None = None
+    patience_s: float | None = None
+    is_json: bool = False  # its content type has been checked
 
     def presented(self) -> Credential:
         """The key or token that it brings, looked for once. Raises `Unauthorized`."""
         if self.credential is None:
             self.credential = presented(self.headers.get(b"authorization"), self.headers.get(b"x-api-key"))
         return self.credential
+
+    def patience(self) -> float:
+        """For how long the caller will wait for its turn, seconds, looked for once. Raises `BadRequest`."""
+        if self.patience_s is None:
+            self.patience_s = patience_of(self.headers)
+        return self.patience_s
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -110,7 +118,7 @@ class Exchange(msgspec.Struct, eq=False):
     waiting: "asyncio.Task[None] | None" = None  # what it waits in before it is sent
     relay: "Relay | None" = None
     replica: "Replica | None" = None
-    leases: list[Lease] = []
+    leases: list[Lease] = []  # kept until it is over
     steps: list[Step] = []
     place: Place | None = None
     begun_at: float = 0.0  # its body was in, and it was its turn on its connection
@@ -143,7 +151,3 @@ class Exchange(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         state = "finished" if self.finished else "running"
         return f"<Exchange {self.request_id} {self.route.name} {state} status={self.answer_status}>"
-
-    def hold(self, lease: Lease) -> None:
-        """Keep a lease until the exchange is over."""
-        self.leases.append(lease)

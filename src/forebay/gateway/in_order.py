@@ -27,39 +27,39 @@ class AnsweringInOrder(Answering):
     _unread_bytes = 0
     _unread_counted = 0
 
-    def _received(self, turn: Exchange | RequestResponseCycle) -> None:
+    def _received(self, turn: Exchange | RequestResponseCycle, now: float) -> None:
         """A request may be answered: now, or after those before it."""
         if self.current is None and not self._waiting and not self.flow.write_paused:
-            self._start(turn)
+            self._start(turn, now)
         else:
             self._waiting.append(turn)
             self.flow.pause_reading()
 
-    def _start(self, turn: Exchange | RequestResponseCycle) -> None:
+    def _start(self, turn: Exchange | RequestResponseCycle, now: float) -> None:
         self.current = turn
         if isinstance(turn, Exchange):
-            self.policies.begin(turn, monotonic())
+            self.policies.begin(turn, now)
         else:
             self._outbox.flush()  # uvicorn's cycle writes at once
             turn.keep_alive = turn.keep_alive and not self.policies.draining
             self._start_asgi_task(turn, self.app)
 
-    def exchange_over(self, exchange: Exchange) -> None:
+    def exchange_over(self, exchange: Exchange, now: float) -> None:
         """The pipeline is done with the exchange: the next request's turn."""
         if self.current is exchange:
-            self._turn_over()
+            self._turn_over(now)
 
     def on_response_complete(self) -> None:
         if not self._waiting:
             self.flow.resume_reading()  # the rest of a body that the application did not want
-        self._turn_over()
+        self._turn_over(monotonic())
 
-    def _turn_over(self) -> None:
+    def _turn_over(self, now: float) -> None:
         self.current = None
         self._served += 1
         self.server_state.total_requests += 1
         if self._phase is _IDLE:
-            self._since = monotonic()
+            self._since = now
         if self._waiting:
             self._advance()
         elif self._last_words is not None:
@@ -75,7 +75,7 @@ class AnsweringInOrder(Answering):
             return
         self._advancing = True
         while self._waiting and self.current is None and not self.flow.write_paused:
-            self._start(self._waiting.popleft())
+            self._start(self._waiting.popleft(), monotonic())
         self._advancing = False
         if not self._waiting:
             self.flow.resume_reading()

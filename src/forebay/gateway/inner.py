@@ -138,7 +138,6 @@ class InnerCall:
         content_type: bytes,
         body: Held,
         extra: bytes = b"",
-        *,
         close: bool = False,
     ) -> None:
         exchange.answer_status = status
@@ -160,5 +159,5 @@ class InnerCall:
             self._put(events)
         self._news.set()
 
-    def exchange_over(self, exchange: Exchange) -> None:
+    def exchange_over(self, exchange: Exchange, now: float) -> None:
         """Everything has been told by then."""

@@ -11,7 +11,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from math import inf
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -36,7 +35,7 @@ from forebay.telemetry.recorder import Recorder
 from forebay.telemetry.tracing import Tracing, pass_on
 from forebay.wire.body import LARGE_BYTES, prompt_tokens
 from forebay.wire.head import check_json
-from forebay.wire.headers import RequestIds, accepted_request_id, patience_of
+from forebay.wire.headers import RequestIds, accepted_request_id
 from forebay.wire.timings import read_s
 
 
@@ -91,14 +90,15 @@ class Pipeline:
         self._name(exchange)
         if self._over:
             raise _stopped()
-        headers = exchange.headers
-        who = self.auth.anonymous or self.auth.recognise(exchange.head.presented(), time(), exchange.head.address)
+        head = exchange.head
+        who = self.auth.anonymous or self.auth.recognise(head.credential or head.presented(), time(), head.address)
         if isinstance(who, Principal):
             self._admit(exchange, who)
         else:
             exchange.identity = who
-        if exchange.route.response_id is None:
-            check_json(headers.get(b"content-type"))
+        if not head.is_json and exchange.route.response_id is None:
+            check_json(head.headers.get(b"content-type"))
+            head.is_json = True
 
     def adopt(self, exchange: Exchange) -> None:
         """The same for a request that Forebay makes for a principal it has already recognised."""
@@ -133,14 +133,14 @@ class Pipeline:
         exchange.begun_at = now
         steps = self._steps(exchange, now)
         try:
-            waiting = next(steps)
-        except StopIteration:
-            return
+            waiting = next(steps, None)
         except Refusal as refusal:
             self.refuse(exchange, refusal, now)
+            return
         except Exception as bug:  # noqa: BLE001 (our bug must cost one request, not the connection)
             self._failed(exchange, bug, now)
-        else:
+            return
+        if waiting is not None:
             exchange.waiting = asyncio.get_running_loop().create_task(self._wait(exchange, steps, waiting))
 
     def _steps(self, exchange: Exchange, now: float) -> Generator[Awaitable[Any], Any, None]:
@@ -165,12 +165,11 @@ class Pipeline:
             now = monotonic()
         else:
             body, only = self.resolving.resolve(exchange, self.routing)
-        lease = self.limits.acquire(
-            exchange.principal or ANONYMOUS, exchange.head.address, self.resolving.tokens_at_most(exchange), now
-        )
+        principal = exchange.principal or ANONYMOUS
+        lease = self.limits.acquire(principal, exchange.head.address, self.resolving.tokens_at_most(exchange), now)
         if lease is not None:
             exchange.limited = lease
-            exchange.hold(lease)
+            exchange.leases.append(lease)
             if lease.decided is not None:
                 yield lease.decided
                 now = monotonic()
@@ -186,7 +185,7 @@ class Pipeline:
                 return
         if exchange.route.generates:
             if exchange.demand is not None and exchange.demand.compiles:
-                exchange.hold(self.compiling.acquire((exchange.principal or ANONYMOUS).tenant))
+                exchange.leases.append(self.compiling.acquire(principal.tenant))
             place = self._acquire_place(exchange, now)
             if place.granted is not None:
                 exchange.steps.append((now, "queued", place.ahead, place.waits_for, *place.seen))
@@ -195,10 +194,10 @@ class Pipeline:
                 now += exchange.queued_s
                 exchange.steps.append((now, "admitted"))
         else:
-            exchange.hold(self.admission.acquire_unqueued())
-        self.retry_budget.asked((exchange.principal or ANONYMOUS).tenant)
-        exchange.relay = Relay(exchange, self, body, only)
-        exchange.relay.send(now)
+            exchange.leases.append(self.admission.acquire_unqueued())
+        self.retry_budget.asked(principal.tenant)
+        relay = exchange.relay = Relay(exchange, self, body, only)
+        relay.send(now)
 
     async def _wait(
         self, exchange: Exchange, steps: Generator[Awaitable[Any], Any, None], waiting: Awaitable[Any]
@@ -224,14 +223,13 @@ class Pipeline:
 
     def _acquire_place(self, exchange: Exchange, now: float) -> Place:
         """A place at the model's engines, or in the line for one."""
-        principal, demand, headers = exchange.principal, exchange.demand, exchange.headers
+        principal, demand, head = exchange.principal, exchange.demand, exchange.head
         assert principal is not None
         assert demand is not None
-        told = b"x-request-timeout-ms" in headers or b"x-stainless-read-timeout" in headers
-        patience_s = patience_of(headers) if told else inf
+        patience_s = head.patience_s or head.patience()
         tokens = prompt_tokens(demand, len(exchange.body))
         place = self.admission.acquire(principal, exchange.model, tokens, now, patience_s, stream=demand.stream)
-        exchange.hold(place)
+        exchange.leases.append(place)
         exchange.place = place
         return place
 
@@ -277,10 +275,8 @@ class Pipeline:
         if exchange.held_bytes:
             self.let_go(exchange)
         self.recorder.finished(exchange, outcome, now)
-        exchange.relay = exchange.waiting = exchange.place = (
-            None  # no cycle of references is left for the garbage collector to find
-        )
-        exchange.client.exchange_over(exchange)
+        exchange.relay = exchange.waiting = None  # no cycle of references is left for the garbage collector to find
+        exchange.client.exchange_over(exchange, now)
 
     def let_go(self, exchange: Exchange) -> None:
         """What was held of its body and its answer is held no more."""
@@ -338,8 +334,10 @@ def _tokens_spent(exchange: Exchange, outcome: Outcome) -> int | None:
     if exchange.cache_state == "hit":
         return 0
     if (usage := exchange.usage) is not None:
-        delivered = 0 if outcome == "answered" else exchange.events_out
-        return usage.prompt_tokens + max(usage.completion_tokens, delivered)
+        completion = usage.completion_tokens
+        if outcome != "answered":  # some that were delivered may not be told of
+            completion = max(completion, exchange.events_out)
+        return usage.prompt_tokens + completion
     if outcome == "answered" and not exchange.events_out:
         return None
     if exchange.events_out or (outcome == "cancelled" and exchange.attempts):

@@ -47,10 +47,12 @@ class Resolving:
         if demand.model is None and route.model_required:
             raise BadRequest("Name a model in 'model'; GET /v1/models lists them.", param="model")
         asked = demand.model
-        model, demand.model, preset = self.meant_by(asked)
-        demand.preset = demand.preset or preset
-        assert exchange.principal is not None
-        if exchange.principal.models is not None and not exchange.principal.may_use(model, demand.model):
+        model, said, preset = self.meant_by(asked)
+        if preset is not None:
+            demand.model, demand.preset = said, demand.preset or preset
+        principal = exchange.principal
+        assert principal is not None
+        if principal.models is not None and not principal.may_use(model, said):
             raise no_such_model(asked)
         exchange.model = model
         context = self._replicas.longest.get(model, UNBOUNDED)
@@ -64,17 +66,20 @@ class Resolving:
         only = None
         if demand.previous_response_id is not None:
             only = self._holder(exchange, demand.previous_response_id)
-        exchange.work_tokens = work_tokens(demand, len(exchange.body), generates=route.generates)
+        work = work_tokens if route.generates else prompt_tokens
+        exchange.work_tokens = work(demand, len(exchange.body))
         if only is None and routing.wants_affinity(self._replicas.groups(model)):
             exchange.affinity = affinity_of(
-                exchange.principal,
+                principal,
                 exchange.headers.get(b"x-session-id"),
                 exchange.body if route.generates else b"",
             )
         ask_usage = demand.stream and route.usage_on_request and not demand.wants_usage
-        exchange.resumable = demand.resumable and route.resumable
-        ask_ids = exchange.resumable and len(exchange.body) <= MOST_BYTES_WITH_IDS
-        salt = self.salts.member_of(exchange.principal.tenant) if self.salts is not None and route.generates else b""
+        ask_ids = False
+        if demand.resumable and route.resumable:
+            exchange.resumable = True
+            ask_ids = len(exchange.body) <= MOST_BYTES_WITH_IDS
+        salt = self.salts.member_of(principal.tenant) if self.salts is not None and route.generates else b""
         return body_for_engine(exchange.body, demand, model, ask_usage=ask_usage, ask_ids=ask_ids, salt=salt), only
 
     def stored_response(self, exchange: Exchange, response_id: str) -> tuple[bytes, Replica | None]:

@@ -25,9 +25,9 @@ from forebay.policy.auth import ANONYMOUS
 from forebay.policy.breaker import BreakerState
 from forebay.policy.retry import is_loss, is_stale_connection
 from forebay.policy.routing import Group, PassedBy, passed_by
-from forebay.policy.verdict import Lease, Outcome
+from forebay.policy.verdict import Outcome
 from forebay.refusals import EngineUnavailable, Overloaded, Refusal
-from forebay.replicas.replica import Replica
+from forebay.replicas.replica import AttemptLease, Replica
 from forebay.telemetry.tracing import not_sampled
 from forebay.upstream.connection import Connection
 from forebay.wire import resume
@@ -97,7 +97,7 @@ class Sending(ABC):
         self._only = only
         self._avoid: Replica | None = None
         self._connection: Connection | None = None
-        self._slot: Lease | None = None
+        self._slot: AttemptLease | None = None
         self._ended_well = False  # whether the client has had a stream's closing line
         self._status = 0  # of this attempt's answer, 0 before its head
         self._progress_at = 0.0
@@ -132,9 +132,9 @@ class Sending(ABC):
     def _close_with(self, events: bytes, now: float) -> None: ...
 
     # The way there
-    def send(self, now: float, *, fresh: bool = False) -> None:
+    def send(self, now: float, fresh: bool = False) -> None:
         """Choose a replica and send the request to it. Raises `Refusal` where there is none to ask."""
-        exchange = self._exchange
+        exchange, pipeline = self._exchange, self._pipeline
         why: str = "holder"
         passed: PassedBy = ()
         if self._only is not None:
@@ -142,14 +142,14 @@ class Sending(ABC):
         elif fresh and (same := exchange.replica) is not None and same.ready and not same.draining:
             replica, why = same, "again"  # if it has died of the request, no other shall
         else:
-            groups = self._pipeline.replicas.groups(exchange.model)
+            groups = pipeline.replicas.groups(exchange.model)
             self._several = len(groups) > 1
             try:
-                replica, why, passed = self._pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
+                replica, why, passed = pipeline.routing.choose(groups, now, exchange.affinity, self._avoid)
             except EngineUnavailable:
                 self._unrouted(groups, now)
                 raise
-        if replica.upstream.full:
+        if replica.upstream.is_full():
             refusal = Overloaded("The engine has as many connections as it may. Try again shortly.", retry_after_s=1)
             refusal.facts = {"reason": "connections", "replica": replica.name}
             raise refusal

@@ -219,7 +219,7 @@ class ClientConnection(AnsweringInOrder):
             cycle = self._arriving = self.cycle = make_cycle(
                 self, method, version, fields, address=self.address_of(headers), keep_alive=self._more_may_come
             )
-            self._received(cycle)
+            self._received(cycle, self._now)
             return
         head = Head(route, headers, version == "1.1", self.address_of(headers))
         exchange = self._arriving = Exchange(self, head, route, headers, self._since)
@@ -235,8 +235,7 @@ class ClientConnection(AnsweringInOrder):
 
     def _take_whole(self, head: Head, body: bytes) -> None:
         """A whole relayed request, with a head as one before."""
-        exchange = Exchange(self, head, head.route, head.headers, self._now)
-        exchange.body = body
+        exchange = Exchange(self, head, head.route, head.headers, self._now, body)
         self._since = self._now
         try:
             if len(body) > self._small_bytes:
@@ -244,7 +243,7 @@ class ClientConnection(AnsweringInOrder):
             self.policies.identify(exchange)
         except Refusal as refusal:
             exchange.refusal = refusal
-        self._received(exchange)
+        self._received(exchange, self._now)
 
     def on_body(self, body: bytes) -> None:
         self._told = True
@@ -274,7 +273,7 @@ class ClientConnection(AnsweringInOrder):
             arriving.body, self._body = bytes(self._body), b""
             if self._message and self._more_may_come and (self._known is None or self._known.again):
                 self._known = KnownHead.of(self._message, arriving.head)
-            self._received(arriving)
+            self._received(arriving, self._now)
         elif arriving is not None:
             arriving.more_body = False
             arriving.message_event.set()
@@ -305,7 +304,7 @@ class ClientConnection(AnsweringInOrder):
         """Refuse without reading the body; nothing after it can be told from it, so the input ends here."""
         self._phase = _DEAF
         self._arriving = None
-        self._received(exchange)
+        self._received(exchange, self._now)
         raise _AnsweredAndClosing
 
     def _input_failed(self, error: httptools.HttpParserError) -> None:

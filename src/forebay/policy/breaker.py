@@ -83,14 +83,19 @@ class Breaker:
 
     def succeeded(self, now: float) -> None:
         """An attempt was answered."""
-        self._count(now, 0)
+        if now - self._window_at >= self.limits.window_s / 2:
+            self._turn(now)
+        self._attempts[0] += 1
         self._in_a_row = 0
         if self.state is not _CLOSED:
             self._close()
 
     def failed(self, now: float) -> None:
         """An attempt failed on the replica's side."""
-        self._count(now, 1)
+        if now - self._window_at >= self.limits.window_s / 2:
+            self._turn(now)
+        self._attempts[0] += 1
+        self._failures[0] += 1
         self._in_a_row += 1
         if self.state is _HALF_OPEN:
             self._pause_s = min(self._pause_s * 2, self.limits.max_pause_s)
@@ -124,12 +129,9 @@ class Breaker:
         self._trial = False
         self._attempts, self._failures = [0, 0], [0, 0]
 
-    def _count(self, now: float, failures: int) -> None:
-        half_s = self.limits.window_s / 2
-        if now - self._window_at >= half_s:
-            fresh = now - self._window_at < 2 * half_s
-            self._attempts = [0, self._attempts[0] if fresh else 0]
-            self._failures = [0, self._failures[0] if fresh else 0]
-            self._window_at = now
-        self._attempts[0] += 1
-        self._failures[0] += failures
+    def _turn(self, now: float) -> None:
+        """Begin the other half of the window."""
+        fresh = now - self._window_at < self.limits.window_s
+        self._attempts = [0, self._attempts[0] if fresh else 0]
+        self._failures = [0, self._failures[0] if fresh else 0]
+        self._window_at = now

@@ -90,9 +90,7 @@ _NOBODY = Principal(tenant="", key_id="")
 class LimitLease(Lease):
     """What one request has taken; `spent` are the tokens it needed; None where nobody told: the estimate stands."""
 
-    __slots__ = ("binding", "date", "index", "lines", "owner", "spent", "tokens")
-
-    decided: Awaitable[None] | None = None  # what has to be waited for
+    __slots__ = ("binding", "date", "decided", "index", "lines", "owner", "spent", "tokens")
 
     def __init__(self, owner: "Limits", binding: Binding, index: int, tokens: int, lines: bytes) -> None:
         self.owner: Limits | None = owner
@@ -102,6 +100,7 @@ class LimitLease(Lease):
         self.lines = lines
         self.date = owner.date
         self.spent: int | None = None
+        self.decided: Awaitable[None] | None = None  # what has to be waited for
 
     def release(self, outcome: Outcome, now: float) -> None:
         """Settle. Raises RuntimeError the second time."""

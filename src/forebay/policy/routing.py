@@ -115,14 +115,16 @@ class Routing:
 
     def wants_affinity(self, groups: Sequence[Group[Any]]) -> bool:
         """Whether it matters which conversation a request belongs to."""
-        return len(groups) > 1 or (self._strategy == "prefix" and len(groups) == 1 and len(groups[0].replicas) > 1)
+        if len(groups) == 1:
+            return self._strategy == "prefix" and len(groups[0].replicas) > 1
+        return len(groups) > 1
 
     def choose(
         self, groups: Sequence[Group[C]], now: float, affinity: Affinity | None = None, avoid: C | None = None
     ) -> Choice[C]:
         """Choose a replica, never `avoid`. Raises `EngineUnavailable`."""
-        if len(groups) == 1 and len(groups[0].replicas) == 1 and _is_up(groups[0].replicas[0], avoid):
-            return groups[0].replicas[0], "only", ()  # the usual case: there is nothing to choose
+        if len(groups) == 1 and len(alike := groups[0].replicas) == 1 and _is_up(only := alike[0], avoid):
+            return only, "only", ()  # the usual case: there is nothing to choose
         conversation = affinity.number if affinity is not None and affinity.conversation else None
         if len(groups) > 1:
             groups = _serving_first(in_order(groups, affinity.number if affinity is not None else 0), now, avoid)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from forebay.policy.breaker import Breaker
 from forebay.policy.progress import Progress
 from forebay.policy.routing import DEFAULT_GROUP
-from forebay.policy.verdict import Lease, Outcome
+from forebay.policy.verdict import Outcome
 from forebay.upstream.pool import UpstreamPool
 
 STALL_S = 60.0
@@ -42,24 +44,12 @@ class Replica:
     metrics_failures: int = 0
     heads: dict[bytes, bytes] = field(default_factory=dict, repr=False)
 
-    def acquire(self, now: float, cost: int) -> Lease:
-        """Count one attempt of `cost` tokens as under way until the lease is released; how it ended is told to the
-        breaker."""
+    def acquire(self, now: float, cost: int) -> "AttemptLease":
+        """Count one attempt of `cost` tokens as under way until the lease is released."""
         self.in_flight += 1
         self.load += cost
         self.breaker.asked(now)
-        return Lease(self._release, cost)
-
-    def _release(self, cost: int, outcome: Outcome, now: float) -> None:
-        self.in_flight -= 1
-        self.load -= cost
-        if outcome == "answered":
-            self.breaker.succeeded(now)
-            self.progress.moved(now)
-        elif outcome == "failed":
-            self.breaker.failed(now)
-        else:
-            self.breaker.left(now)
+        return AttemptLease(self, cost)
 
     def has_stalled(self, why: str) -> None:
         """It has work and makes no progress: it is out of rotation, and counted where it was in it."""
@@ -81,3 +71,25 @@ class Replica:
             if b"responses/" not in path:  # those paths are many
                 self.heads[method + path] = head
         return head
+
+
+class AttemptLease(msgspec.Struct, eq=False):
+    """One attempt under way. (A Struct, because one is made a request.)"""
+
+    replica: Replica | None
+    cost: int
+
+    def release(self, outcome: Outcome, now: float) -> None:
+        """Give it back and tell the breaker how it ended. Raises RuntimeError the second time."""
+        replica, self.replica = self.replica, None
+        if replica is None:
+            raise RuntimeError("a lease was released twice")
+        replica.in_flight -= 1
+        replica.load -= self.cost
+        if outcome == "answered":
+            replica.breaker.succeeded(now)
+            replica.progress.moved(now)
+        elif outcome == "failed":
+            replica.breaker.failed(now)
+        else:
+            replica.breaker.left(now)

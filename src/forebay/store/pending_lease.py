@@ -10,7 +10,7 @@ from forebay.policy.verdict import Outcome
 class PendingLease(LimitLease):
     """A lease that is waited for: `decided` raises the refusal, if it is one."""
 
-    __slots__ = ("decided", "pending", "taken")
+    __slots__ = ("pending", "taken")
 
     def __init__(self, local: LimitLease) -> None:
         assert local.owner is not None

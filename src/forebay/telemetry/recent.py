@@ -21,6 +21,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from math import floor
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
@@ -100,7 +101,7 @@ class Recent:
         self._all: deque[Kept] = deque(maxlen=most)
         of_a_kind = min(max(most // _SHARE_OF_A_KIND, FEWEST_OF_A_KIND), most)
         self._of_kind: dict[Kind, deque[Kept]] = {kind: deque(maxlen=of_a_kind) for kind in KINDS}
-        self._second = 0
+        self._next_second = 0.0
         self._room = USUAL_A_SECOND  # in this second
         self.left_out = 0
 
@@ -128,8 +129,8 @@ class Recent:
 
     def has_room(self, now: float) -> bool:
         """Whether a request that went well is to be kept, and is the next of this second's."""
-        if self._second != int(now):
-            self._second, self._room = int(now), USUAL_A_SECOND
+        if now >= self._next_second:
+            self._next_second, self._room = floor(now) + 1.0, USUAL_A_SECOND
         if not self._room:
             self.left_out += 1
             return False

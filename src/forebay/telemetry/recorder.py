@@ -182,15 +182,17 @@ class Recorder:
 
     def _count_tokens(self, exchange: "Exchange", series: _Series, outcome: Outcome) -> None:
         usage, who, events = exchange.usage, exchange.principal, exchange.events_out
+        replayed = False
         if exchange.cache_state:
             labels = (exchange.model, exchange.cache_state)
             self._metrics.counter(metric.CACHE_REQUESTS, labels).value += 1
-        replayed = exchange.cache_state == "hit"
+            replayed = exchange.cache_state == "hit"
         prompt = completion = 0  # where it is replayed: no engine counted anything
         if usage is not None and not replayed:
             prompt, completion = usage.prompt_tokens, usage.completion_tokens
             series.prompt.value += prompt
-            series.cached.value += usage.cached_tokens
+            if usage.cached_tokens:
+                series.cached.value += usage.cached_tokens
         elif not replayed:
             completion = events
         series.completion.value += completion
@@ -252,7 +254,7 @@ def about(exchange: "Exchange") -> dict[str, str]:
     who, trace = exchange.principal, exchange.traceparent
     fields = {
         "request_id": exchange.request_id,
-        "trace_id": trace_id_of(trace),
+        "trace_id": trace_id_of(trace) if trace is not None else "",
         "key_id": who.key_id if who is not None else "",
         "tenant": who.tenant if who is not None else "",
         "endpoint": exchange.route.name,
@@ -261,9 +263,9 @@ def about(exchange: "Exchange") -> dict[str, str]:
     return {name: value for name, value in fields.items() if value}
 
 
-def trace_id_of(traceparent: bytes | None) -> str:
+def trace_id_of(traceparent: bytes) -> str:
     """The trace that an accepted `traceparent` names."""
-    return traceparent[3:35].decode("ascii") if traceparent is not None else ""
+    return traceparent[3:35].decode("ascii")
 
 
 def _access_line(
@@ -295,7 +297,7 @@ def _access_line(
         exchange.cache_state,
         exchange.head.address,
         exchange.engine_id if exchange.engine_id != exchange.request_id else "",
-        trace_id_of(trace),
+        trace_id_of(trace) if trace is not None else "",
     )
 
 

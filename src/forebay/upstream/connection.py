@@ -128,8 +128,8 @@ class Connection(asyncio.Protocol):
         if self._reader is not None:
             reader.block(body, now)
         if self._reader is not None:
-            self._keep_alive = True
-            self._finish(now)
+            self._status = 0
+            self._finish(now, keep=True)
 
     def _parse(self, data: bytes, *, begins: bool) -> None:
         assert self._reader is not None
@@ -162,7 +162,9 @@ class Connection(asyncio.Protocol):
         if self._complete and self._reader is not None:
             if begins and self._status == 200 and self._keep_alive and (self._known is None or self._known.again):
                 self._known = KnownHead.of(data, self._headers)
-            self._finish(now)
+            keep = self._keep_alive
+            self._clear_answer()
+            self._finish(now, keep=keep)
 
     def eof_received(self) -> None:
         return None
@@ -170,12 +172,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail("closed", str(exc) if exc else "connection closed by the engine")
 
-    def _finish(self, now: float) -> None:
+    def _finish(self, now: float, *, keep: bool) -> None:
+        """The answer is whole, and nothing of it is left here."""
         reader, self._reader = self._reader, None
-        keep = self._keep_alive and not self.closed
-        self._clear_answer()
         self.reused = True
-        if keep:
+        if keep and not self.closed:
             self.idle_since = now
             self._on_idle(self)
         else:

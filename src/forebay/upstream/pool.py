@@ -82,8 +82,7 @@ class UpstreamPool:
     def describe(self) -> dict[str, int]:
         return {"open": len(self._all), "idle": len(self._idle)}
 
-    @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether a request would need a connection more than allowed."""
         return not self._idle and len(self._all) >= self.max_connections
 

@@ -114,6 +114,7 @@ _PROMPT_TOKENS_AT_MOST = 32_768
 _TOKENS_NOT_SAID = 256
 _TOKENS_AT_MOST = 1024
 _ASK_USAGE, _ASK_IDS = b',"stream_options":{"include_usage":true}', b',"return_token_ids":true'
+_LONG_TEXT, _BEGINNING = 1024, 32  # bytes of a text that is worth finding, and by which it is found
 _USUAL_COUNT = len(_Usual.__struct_fields__)
 _usual_decoder = msgspec.json.Decoder(_Usual)
 _decoder = msgspec.json.Decoder(_Body)
@@ -168,7 +169,8 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     fields = _decoded(_usual_decoder, body, limits)
     if not body.isascii():
         _check_utf8(body)
-    colons, arrays = body.count(b":"), body.count(b"[")
+    colons = body.count(b":")
+    arrays = body.count(b"[") if body.find(b"[") != body.rfind(b"[") else 1  # or none: to count takes twice as long
     # An object within another is behind a colon: most bodies are too short of them, and of arrays, to be deep.
     if (
         (colons + arrays >= most_deep or len(body) > limits.max_json_parts)
@@ -184,7 +186,7 @@ def read_demand(body: bytes, limits: BodyLimits) -> Demand:
     options, stream = fields.stream_options, fields.stream is True
     wants_usage = options is not None and options.include_usage is True
     demand = Demand(fields.model, stream, wants_usage, options is not None, stream, most_of_chat or most)
-    if not _is_all_of(fields, colons):
+    if not _is_all_of(body, fields, colons):
         _read_seldom(body, limits, demand)
     if fields.prompt is not _ABSENT or fields.input is not _ABSENT:
         _count_prompts(fields, limits, demand)
@@ -230,17 +232,21 @@ def _decoded(decoder: "msgspec.json.Decoder[_Fields]", body: bytes, limits: Body
         raise InvalidJSON(f"The body is nested deeper than {limits.max_json_depth} levels.") from None
 
 
-def _is_all_of(fields: _Usual, colons: int) -> bool:
+def _is_all_of(body: bytes, fields: _Usual, colons: int) -> bool:
     """Whether a body consists of these fields, each once, and of nothing else.
 
     Each member of an object brings a colon. Where there are no more than those of the fields that were found and those
     within messages or prompt, nothing else can be there; where there are more, it may be anything.
     """
     text, options = bytes(fields.messages) or bytes(fields.prompt) or bytes(fields.input), fields.stream_options
-    expected = _USUAL_COUNT - 2 - astuple(fields).count(None) + text.count(b":")  # of the three texts there is one
+    expected = _USUAL_COUNT - 2 - astuple(fields).count(None)  # of the three texts there is one
     if options is not None and options.include_usage is not None:
         expected += 1
-    return colons == expected and text != b""
+    if len(text) > _LONG_TEXT and body.startswith(text, at := body.find(text[:_BEGINNING])):
+        around = body.count(b":", 0, at) + body.count(b":", at + len(text))
+    else:  # it is short, so to count in it takes less than to find it; or something else begins alike
+        around = colons - text.count(b":")
+    return around == expected and text != b""
 
 
 def _read_seldom(body: bytes, limits: BodyLimits, demand: Demand) -> None:
@@ -266,20 +272,17 @@ def prompt_tokens(demand: Demand, body_bytes: int) -> int:
     return tokens if tokens < _PROMPT_TOKENS_AT_MOST else _PROMPT_TOKENS_AT_MOST
 
 
-def work_tokens(demand: Demand, body_bytes: int, *, generates: bool = True) -> int:
+def work_tokens(demand: Demand, body_bytes: int) -> int:
     """About how much an engine has to do, for comparing replicas: prompt tokens, and those that may be generated.
 
     Both are bounded; callers allow far more than comes.
     """
-    prompt = prompt_tokens(demand, body_bytes)
-    if not generates:
-        return prompt
     most = demand.max_tokens
     if most is None:
         most = _TOKENS_NOT_SAID
     elif most > _TOKENS_AT_MOST:
         most = _TOKENS_AT_MOST
-    return prompt + most * demand.n
+    return prompt_tokens(demand, body_bytes) + most * demand.n
 
 
 def most_tokens(demand: Demand, body_bytes: int, default_max_tokens: int) -> int:
@@ -305,8 +308,10 @@ def body_for_engine(
     replace_options = ask_usage and demand.has_options
     if rename or replace_options:
         body = _with_members(body, engine_model if rename else None, ask_usage=replace_options)
-    added = (_ASK_USAGE if ask_usage and not replace_options else b"") + (_ASK_IDS if ask_ids else b"") + salt
-    return body[: body.rindex(b"}")] + added + b"}" if added else body
+    added = _ASK_IDS + salt if ask_ids else salt
+    if ask_usage and not replace_options:
+        added = _ASK_USAGE + added
+    return body.rstrip()[:-1] + added + b"}" if added else body
 
 
 def _with_members(body: bytes, engine_model: str | None, *, ask_usage: bool) -> bytes:

@@ -19,11 +19,11 @@ _LONGER = tuple(10**digits + digits + 1 for digits in range(1, 10))
 class KnownHead(Generic[T]):
     """`read` is what was made of the head; `again` whether it has come again since."""
 
-    __slots__ = ("_after", "_before", "_fixed", "again", "read")
+    __slots__ = ("_fixed", "_form", "again", "read")
 
     def __init__(self, before: bytes, after: bytes, read: T) -> None:
-        self._before = before  # up to the length's digits
-        self._after = after  # from behind them to the head's end
+        """`before` goes up to the length's digits, `after` from behind them to the head's end."""
+        self._form = b"%s%%d%s" % (before.replace(b"%", b"%%"), after.replace(b"%", b"%%"))
         self._fixed = len(before) + len(after)
         self.read = read
         self.again = False
@@ -46,6 +46,9 @@ class KnownHead(Generic[T]):
         """The body, where the data are one whole message with this head; else None."""
         rest = len(data) - self._fixed  # the length's digits and the body, if they are
         length = rest - bisect(_LONGER, rest) - 1
-        head = b"%s%d%s" % (self._before, length, self._after)
+        head = self._form % length
+        if not data.startswith(head):
+            return None
+        body = data[len(head) :]
         # No body and its length have 11 bytes together, nor 102: 9 bytes would be taken for 10 there.
-        return data[len(head) :] if data.startswith(head) and len(head) + length == len(data) else None
+        return body if len(body) == length else None

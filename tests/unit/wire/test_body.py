@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forebay.refusals import BadRequest, InvalidJSON
 from forebay.wire import shape
-from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, read_demand, work_tokens
+from forebay.wire.body import BodyLimits, body_for_engine, most_tokens, prompt_tokens, read_demand, work_tokens
 from forebay.wire.shape import check_parts
 
 SLICE_BYTES = shape._SLICE_BYTES
@@ -132,6 +132,10 @@ def test_brackets_in_text_are_not_nesting() -> None:
         b'{"model":"m","input":"a","tools":[{"a":1}],"tools":[]}',
         b'{"model":"m","prompt":"a","stream_options":{"include_usage":true,"include_usage":true}}',
         b'{"model":"m","prompt":"a","stream_options":{"x":1,"x":2}}',
+        b'{"user":"%b:a","prompt":"%b:b","seed":1,"seed":2}' % (b"x" * 2000, b"x" * 2000),
+        b'{"user":"%b:a","prompt":"%b:a","seed":1,"seed":2}' % (b"x" * 2000, b"x" * 2000),
+        b'{"prompt":"%b:b","user":"%b:a","seed":1,"seed":2}' % (b"x" * 2000, b"x" * 2000),
+        b'{"model":"m:","messages":["%b:"],"seed":1,"seed":2}' % (b"x" * 2000),
         b'{"model":"m","model":"m"}',
         b'{"":1,"":2}',
     ],
@@ -257,7 +261,7 @@ def test_null_stream_options_are_none() -> None:
 )
 def test_work_is_the_prompt_and_what_may_be_generated(fields: dict[str, Any], body_bytes: int, tokens: int) -> None:
     assert work_tokens(demand_of(**fields), body_bytes) == tokens
-    assert work_tokens(demand_of(**fields), body_bytes, generates=False) == min(body_bytes // 4, 32_768)
+    assert prompt_tokens(demand_of(**fields), body_bytes) == min(body_bytes // 4, 32_768)
 
 
 @given(
