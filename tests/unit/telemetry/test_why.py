@@ -265,7 +265,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
             *((1.0, "queued", {**QUEUED, "ahead": 1, "waits_for": "engines_reading"}), (3201.0, "admitted", {})),
             *(sent(3201.0), ended("answered", 3600.0)),
         ),
-        "answered by engine-0 in 3.6 s: waited 3.2 s for a place: 64 of 64 running, the engines had enough prompts to read",
+        "answered by engine-0 in 3.6 s: waited 3.2 s for a place: 64 of 64 running, "
+        "the engines had enough prompts to read",
     ),
     "behind one's own": (
         story(
