@@ -19,7 +19,7 @@ class ServerSettings(Group):
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65_535)
     tls_cert_file: Path | None = setting(
         None,
-        "PEM certificate chain; turns TLS on. Where this file and the key have changed, new connections are shown them.",
+        "PEM certificate chain; turns TLS on. It and the key are read again when they change.",
     )
     tls_key_file: Path | None = setting(None, "PEM private key of the certificate.")
     max_connections: int = setting(
