@@ -11,6 +11,7 @@ import trustme
 from tests.gateway.calls import CHAT, chat, chat_body
 from tests.gateway.conftest import KEY, StartGateway
 from tests.gateway.fake_engine import FakeEngine
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -53,3 +54,42 @@ async def test_clients_are_served_over_tls(authority: trustme.CA, start_gateway:
         writer.close()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_a_renewed_certificate_is_shown_to_who_connects_then_and_open_connections_go_on(
+    authority: trustme.CA, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    chain, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    first, second = authority.issue_cert("127.0.0.1"), authority.issue_cert("127.0.0.1")
+    first.private_key_pem.write_to_path(str(key))
+    first.cert_chain_pems[0].write_to_path(str(chain))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with FakeEngine() as engine, start_gateway(engine.url, tls_cert_file=chain, tls_key_file=key) as running:
+        port = int(running.url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+
+        async def alive() -> None:
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            await reader.read(4096)
+
+        async def shown() -> bytes:
+            _, connected = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+            certificate: bytes = connected.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            connected.close()
+            return certificate
+
+        async def logged(message: str) -> None:
+            await until(lambda: any(line["message"] == message for line in running.log_lines()))
+
+        await alive()
+        before = await shown()
+        second.cert_chain_pems[0].write_to_path(str(chain))  # the key of another: the two do not belong together yet
+        await logged("the new certificate cannot be shown; the old one is")
+        assert await shown() == before
+        second.private_key_pem.write_to_path(str(key))
+        await logged("another certificate is shown")
+        assert await shown() == ssl.PEM_cert_to_DER_cert(second.cert_chain_pems[0].bytes().decode())
+        await alive()
+        writer.close()

@@ -89,6 +89,14 @@ async def test_a_200_of_another_kind_than_was_asked_for_becomes_502(
         assert (await chat(running.url, stream=stream)).status == 200
 
 
+@pytest.mark.parametrize(("stream", "content_type"), [(False, "Application/JSON"), (True, "TEXT/event-stream")])
+async def test_a_type_may_be_written_in_any_case(stream: bool, content_type: str, start_gateway: StartGateway) -> None:
+    async with FakeEngine() as engine, gateway_of(engine, start_gateway) as running:
+        engine.script(Behaviour(content_type=content_type))
+        assert (await chat(running.url, stream=stream)).status == 200
+        assert len(engine.calls(CHAT)) == 1
+
+
 async def test_an_endless_stream_that_nobody_asked_for_is_cut_off_at_once(start_gateway: StartGateway) -> None:
     """B7. It is not collected first."""
     async with FakeEngine() as engine, gateway_of(engine, start_gateway) as running:

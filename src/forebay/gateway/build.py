@@ -14,6 +14,7 @@ from forebay.config.settings import Settings
 from forebay.descriptors import most_callers
 from forebay.gateway.batching import Batching
 from forebay.gateway.caching import Caching
+from forebay.gateway.certificate import Certificate
 from forebay.gateway.cors import lines_by_origin
 from forebay.gateway.engine_metrics import EngineMetrics
 from forebay.gateway.figures import watch_figures
@@ -135,6 +136,9 @@ class Gateway:
         self.batching = Batching(settings, database, self.pipeline, default) if database is not None else None
         self.engine_metrics = EngineMetrics(self)
         self.gpus = GpuWatch(settings.gpu_interval_s)
+        self.certificate: Certificate | None = None
+        if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+            self.certificate = Certificate(settings.tls_cert_file, settings.tls_key_file)
         self.connections: set[Any] = set()
         self.watchers: set[Any] = set()  # connections to the metrics port
         self.listening: list[socket.socket] = []  # for callers
@@ -175,6 +179,8 @@ class Gateway:
         self.gpus.start()
         if self.reloading is not None:
             run("settings file", self.reloading.watch)
+        if self.certificate is not None:
+            run("certificate", self.certificate.watch)
         run("stalls", StallWatch(self.pipeline.running, self.on_stall).run)
         self.membership.follow()
         if self.keys is not None:

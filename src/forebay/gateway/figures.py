@@ -4,7 +4,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from forebay import __version__
-from forebay.gateway.certificate import expiry_of
 from forebay.policy.breaker import BreakerState
 from forebay.store.directory import KeyDirectory
 from forebay.store.ledger import Ledger
@@ -42,8 +41,11 @@ def watch_figures(gateway: "Gateway", writer: LogWriter) -> None:
     metrics.watch(metric.BUILD, lambda: [((__version__,), 1)])
     watch_engines(metrics, gateway.engines)
     gateway.gpus.show_in(metrics)
-    if (file := gateway.settings.tls_cert_file) is not None and (expiry := expiry_of(file)) is not None:
-        metrics.watch(metric.CERTIFICATE_EXPIRY, lambda: [((), expiry)])
+    if (certificate := gateway.certificate) is not None:
+        metrics.watch(
+            metric.CERTIFICATE_EXPIRY,
+            lambda: [((), certificate.expires_at)] if certificate.expires_at is not None else [],
+        )
     if gateway.keys is not None:
         _watch_keys(metrics, gateway.keys)
     if gateway.ledger is not None:

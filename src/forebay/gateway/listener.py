@@ -73,6 +73,8 @@ class GatewayServer(uvicorn.Server):
         settings, config, loop = self._gateway.settings, self.config, asyncio.get_running_loop()
         listening = self._gateway.listening = list(sockets or [])
         self.servers = []
+        if self._gateway.certificate is not None and config.ssl is not None:
+            self._gateway.certificate.shown_by(config.ssl)
         if self._shared:
             await self._until_ready()
         for sock in listening:

@@ -57,6 +57,8 @@ class MetricsPort:
     async def start(self) -> None:
         self._config.load()
         self._gateway.watchers = self._state.connections
+        if self._gateway.certificate is not None and self._config.ssl is not None:
+            self._gateway.certificate.shown_by(self._config.ssl)
         settings = self._gateway.settings
         find_the_gone(self._socket, settings.write_timeout_s)
         self._server = await asyncio.get_running_loop().create_server(

@@ -55,6 +55,9 @@ class Relay(Sending):
         self._progress_at = now
         content_type = headers.get(b"content-type", b"")
         self._json = content_type.startswith(b"application/json")
+        if not self._json:
+            content_type = content_type.lower()  # a type may be written in any case
+            self._json = content_type.startswith(b"application/json")
         if not self._json and status == 200 and content_type.startswith(b"text/event-stream"):
             if self._wants_stream() is False and self._connection is not None:
                 self._connection.fail("invalid", "answered with a stream that nobody asked for")

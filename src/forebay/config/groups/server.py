@@ -17,7 +17,10 @@ class ServerSettings(Group):
         "127.0.0.1", "Address to listen on. A socket that systemd passes goes before it, and before port."
     )
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65_535)
-    tls_cert_file: Path | None = setting(None, "PEM certificate chain; turns TLS on.")
+    tls_cert_file: Path | None = setting(
+        None,
+        "PEM certificate chain; turns TLS on. It and the key are read again when they change.",
+    )
     tls_key_file: Path | None = setting(None, "PEM private key of the certificate.")
     max_connections: int = setting(
         10_000,
