@@ -62,6 +62,7 @@ class Tuning:
                 input_weight=settings.input_token_weight,
                 output_weight=settings.output_token_weight,
                 prefill_s=_prefill_s(settings) or inf,
+                reading_s=settings.request_timeout_s,
             ),
             body_limits=BodyLimits(
                 max_n=settings.max_n,

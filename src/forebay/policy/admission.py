@@ -128,7 +128,9 @@ class Admission:
             place.tenant.returns = now - place.tenant.left_at < KEPT_S
             if line.start_in_kept(place, now):
                 return
-        place.deadline = now + min(patience_s, self.rules.patience_s)
+        rules = self.rules
+        for_reading_alone = line.running + line.queue.size < line.limit  # else it would be at an engine, and wait there
+        place.deadline = now + min(patience_s, rules.reading_s if for_reading_alone else rules.patience_s)
         line.join(place, now)
         line.let_in(now)  # there may be room for this one, and it its turn, though there was none for who waits
 

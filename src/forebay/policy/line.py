@@ -30,7 +30,8 @@ _UNKNOWN_WAIT_S = 2.0
 @dataclass(frozen=True, slots=True)
 class AdmissionRules:
     """`most_under_way` in all; `most_queued` a model; a queue that stands is kept to `target_s`; `fair`, else first
-    come, first served; what a token weighs; engines have no more unread than they read in `prefill_s`."""
+    come, first served; what a token weighs; engines have no more unread than they read in `prefill_s`, and who waits
+    for that alone may wait for `reading_s`."""
 
     most_under_way: int
     most_queued: int
@@ -40,6 +41,7 @@ class AdmissionRules:
     input_weight: float = 1.0
     output_weight: float = 2.0
     prefill_s: float = inf
+    reading_s: float = inf
 
 
 class Promise(Awaitable[None], Protocol):

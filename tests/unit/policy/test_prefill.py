@@ -6,7 +6,7 @@ import pytest
 
 from forebay.policy.line import Place
 from forebay.policy.prefill import ENOUGH_TOKENS, FEWEST_TOKENS, FRESH_S
-from tests.unit.policy.line import MODEL, Admitted, admitted, is_in
+from tests.unit.policy.line import MODEL, Admitted, admitted, is_in, refused
 
 LONG = 1000
 
@@ -92,6 +92,17 @@ def test_an_engine_that_never_answers_does_not_keep_the_others_work_from_them() 
     for place in lost:
         place.release("failed", 12.0)
     assert line.prefill.unread == 0
+
+
+def test_who_would_be_at_an_engine_but_for_its_prompt_may_wait_as_long_as_there() -> None:
+    line = admitted(8, prefill_s=1.0, patience_s=5.0, reading_s=60.0)
+    first, *waiting = flood(line, 10, 2 * FEWEST_TOKENS)
+    line.admission.sweep(4.0)
+    assert [refused(place) for place in waiting] == [False] * 9
+    line.admission.sweep(6.0)
+    assert [refused(place) for place in waiting] == [False] * 7 + [True] * 2, "for those there was no place either"
+    first.read(7.0, 7.0)
+    assert is_in(waiting[0])
 
 
 def test_whole_answers_are_bounded_only_where_it_is_known_how_fast_prompts_are_read() -> None:
