@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from forebay.policy.grants import Grant, Limits
 from forebay.policy.usage import Counts
-from forebay.store import usage
+from forebay.store import seeded_limits, usage
 from forebay.store.database import Database
 from forebay.store.keys import Keys
 from forebay.store.spool import Batch, open_spool
@@ -29,6 +29,12 @@ SPENT = Behaviour(prompt_tokens=60, tokens=40)
 @pytest.fixture
 def flags(database_url: str, database: Database) -> dict[str, Any]:
     return {"database_url": SecretStr(database_url), "usage_flush_s": 0.1}
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait for the ledger however slow the machine is just now."""
+    monkeypatch.setattr(seeded_limits, "WAIT_S", 30.0)
 
 
 def used(database: Database, tenant: str, key: str, tokens: int, *, days_ago: int = 0) -> None:
@@ -50,6 +56,7 @@ def forgetting(running: Running) -> list[str]:
     return [line["message"] for line in running.log_lines() if "begin anew" in line["message"]]
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(
     ("limits", "kind", "subject"),
     [
@@ -77,6 +84,7 @@ async def test_a_restart_does_not_give_a_budget_anew(
             assert is_budgets(await chat(running.url, max_tokens=10), kind, subject)
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_requests_that_come_at_once_after_a_restart_share_what_is_left(
     flags: dict[str, Any], database: Database, start_gateway: StartGateway
 ) -> None:
@@ -94,6 +102,7 @@ async def test_requests_that_come_at_once_after_a_restart_share_what_is_left(
         assert all(one.running == one.sight.pending == one.sight.pending_tokens == 0 for one in accounts if one.sight)
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_yesterday_is_in_the_months_budget_and_not_in_the_days(
     flags: dict[str, Any], database: Database, start_gateway: StartGateway
 ) -> None:
@@ -115,6 +124,7 @@ async def test_yesterday_is_in_the_months_budget_and_not_in_the_days(
         assert accounts["tenant:acme"].month_tokens == this_month + 200
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_budget_that_a_key_is_given_later_counts_what_it_used_before(
     flags: dict[str, Any], database: Database, start_gateway: StartGateway
 ) -> None:
@@ -131,6 +141,7 @@ async def test_a_budget_that_a_key_is_given_later_counts_what_it_used_before(
         assert is_budgets(answer, "day", "this key")
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_what_a_gateway_that_was_killed_left_in_its_spool_counts_too(
     flags: dict[str, Any], database: Database, start_gateway: StartGateway
 ) -> None:

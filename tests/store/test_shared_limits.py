@@ -164,14 +164,14 @@ async def test_away_each_gateway_enforces_its_share_at_once_and_says_so_once(
     async with FakeEngine() as engine, gateways(start_gateway, engine, own_valkey.url, **quick) as running:
         assert passed(await chats(running, 10)) == 10
         getattr(own_valkey, how)()
-        slowest = 0.0
+        took = []
         answers = []
         for _ in range(60):
             began = time.perf_counter()
             answers += await chats(running, 2)
-            slowest = max(slowest, time.perf_counter() - began)
+            took.append(time.perf_counter() - began)
         assert passed(answers) == 30
-        assert slowest < 1.5
+        assert sorted(took)[-4] < 1.0, "only the first that find it out wait"
         assert running[0].figures()["forebay_limits_degraded"] == 1
         await until(lambda: len(told(caplog)) == 2)
         if how == "kill":

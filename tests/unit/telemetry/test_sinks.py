@@ -189,11 +189,11 @@ def test_a_pipe_that_nobody_reads_holds_up_neither_the_start_nor_a_line_nor_the_
     writer.start()
     for number in range(3000):
         say(writer, number, size=100)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < 10
     with path.open("rb") as reader:
         assert json.loads(reader.readline())["number"] == 0
     writer.stop(within_s=0.2)
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 20
     assert path.is_fifo()
 
 
@@ -206,7 +206,7 @@ def test_a_full_pipe_holds_up_nobody_and_goes_on_when_it_is_read(monkeypatch: py
             before = time.monotonic()
             say(writer, number, size=100)
             slowest = max(slowest, time.monotonic() - before)
-        assert slowest < 0.5
+        assert slowest < 5, "a write to the pipe would take for ever"
         assert writer.dropped > 0
         read: list[bytes] = []
 
